@@ -1,0 +1,382 @@
+r"""Minimise a quadratic function of bits under any mix of constraints.
+
+minimise    f(x) = offset + sum_i a_i x_i + sum_{i<j} J_ij x_i x_j
+subject to  Cardinality, GroupBounds, Budget        x in {0, 1}^n, x_i = 1 keeps unit i
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Bits, Floats, bits, floats
+from ._errors import InvalidProblem, UnsupportedProblem
+from ._feasibility import check_together
+from .constraints import Budget, Cardinality, Constraint, GroupBounds
+from .couplings import AnyCoupling, Blocks, Dense, LowRank, Sparse, coupling
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryQuadratic:
+    r"""f(x) = offset + a.x + sum_{i<j} J_ij x_i x_j over x in {0, 1}^n, to be minimised.
+
+    Parameters
+    ----------
+    linear : (n,) float
+        Linear biases a.
+    quadratic : (n, n) array, scipy sparse, Blocks, LowRank or None
+        Quadratic biases J: symmetric, zero diagonal, each pair counted once. None couples nothing.
+    offset : float
+        Added to every value.
+    constraints : sequence of Cardinality, GroupBounds, Budget
+        What a selection must satisfy.
+    labels : sequence of n, optional
+        Names of the variables: strings, ints or (module path, channel) units.
+    diagonal : (n,) float, optional
+        A claim used by bounds alone: d is part of `linear` and J/2 + diag(d) is positive semidefinite.
+    meta : mapping, optional
+        JSON-able facts that travel with the instance, such as its name, native sense and best known value.
+
+    Raises
+    ------
+    InvalidProblem
+        If an array is not finite, ill-shaped or asymmetric, or no selection can meet the constraints.
+
+    Examples
+    --------
+    >>> problem = BinaryQuadratic([-1.0, -2.0, -3.0], np.ones((3, 3)) - np.eye(3), constraints=[Cardinality(2)])
+    >>> problem.value([False, True, True])
+    -4.0
+    >>> problem.is_feasible([True, True, True])
+    False
+    """
+
+    linear: Floats
+    quadratic: Any = None
+    offset: float = 0.0
+    constraints: Sequence[Constraint] = ()
+    labels: Sequence[Any] | None = None
+    diagonal: Floats | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        linear = floats("linear", self.linear, (None,))
+        n = len(linear)
+        stored = self.quadratic if self.quadratic is not None else _no_coupling(n)
+        couplings = coupling(stored)
+        if couplings.n != n:
+            raise InvalidProblem(f"quadratic: expected ({n}, {n}) to match linear, got ({couplings.n}, {couplings.n})")
+        if not np.isfinite(float(self.offset)):
+            raise InvalidProblem(f"offset: expected a finite number, got {self.offset}")
+        # a list or a foreign matrix is replaced by the checked read-only copy; our own kinds stay as they are
+        native = couplings.matrix if isinstance(couplings, (Dense, Sparse)) else couplings
+        self._set(linear=linear, quadratic=native, couplings=couplings, offset=float(self.offset))
+        self._set(constraints=_checked_constraints(self.constraints, n), meta=dict(self.meta))
+        if self.labels is not None:
+            self._set(labels=_checked_labels(self.labels, n))
+        if self.diagonal is not None:
+            self._set(diagonal=floats("diagonal", self.diagonal, (n,)))
+        with np.errstate(over="ignore"):
+            total = np.abs(linear).sum() + couplings.magnitude() + abs(self.offset)
+        if not np.isfinite(total):
+            raise InvalidProblem("linear and quadratic: the biases add up past the float64 range; divide them by 1e10")
+        check_together(self.constraints, n)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    couplings: AnyCoupling = field(init=False, repr=False)
+
+    @property
+    def n(self) -> int:
+        """Number of variables."""
+        return len(self.linear)
+
+    @cached_property
+    def k(self) -> int | None:
+        """The exact cardinality, None where none is asked."""
+        return next((c.k for c in self.constraints if isinstance(c, Cardinality)), None)
+
+    def of_kind(self, kind: type[Any]) -> list[Any]:
+        """The constraints of one kind."""
+        return [c for c in self.constraints if isinstance(c, kind)]
+
+    def value(self, x: Any) -> Any:
+        """f(x) of one selection (n,) as a float, or of each row of x (m, n)."""
+        kept = bits("x", x, self.n).astype(np.float64)
+        values = self.offset + kept @ self.linear + 0.5 * (kept * self.couplings.product(kept)).sum(axis=-1)
+        return float(values) if kept.ndim == 1 else values
+
+    def fields(self, x: Any) -> Floats:
+        """Local fields h = a + J x: what setting x_i to 1 costs, the rest being as in x."""
+        kept = bits("x", x, self.n).astype(np.float64)
+        return self.linear + self.couplings.product(kept)
+
+    def violation(self, x: Any) -> Any:
+        """By how much x (n,), or each row of x (m, n), breaks the constraints, added up."""
+        kept = bits("x", x, self.n)
+        total = sum((c.violation(kept) for c in self.constraints), start=np.zeros(kept.shape[:-1]))
+        return float(total) if kept.ndim == 1 else total
+
+    def is_feasible(self, x: Any) -> Any:
+        """Whether every constraint holds within 1e-9 of its scale, for x (n,) or each row of x (m, n)."""
+        kept = bits("x", x, self.n)
+        holds = np.ones(kept.shape[:-1], dtype=bool)
+        for constraint in self.constraints:
+            holds = holds & constraint.holds(kept)
+        return bool(holds) if kept.ndim == 1 else holds
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash of the instance: the first 16 hex digits of a SHA-256 over its arrays."""
+        digest = hashlib.sha256()
+        for name, array in sorted(_problem_arrays(self).items()):
+            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def replace(self, **changes: Any) -> BinaryQuadratic:
+        """The same problem with some fields changed, checked anew.
+
+        Examples
+        --------
+        >>> BinaryQuadratic([1.0, 2.0]).replace(constraints=[Cardinality(1)]).k
+        1
+        """
+        names = ("linear", "quadratic", "offset", "constraints", "labels", "diagonal", "meta")
+        return BinaryQuadratic(**{name: getattr(self, name) for name in names} | changes)
+
+    def save(self, path: str | Path) -> None:
+        """Write the instance as `.npz` (format `prunesolve/1`, no pickle), whole or not at all."""
+        from ._npz import write
+
+        write(path, "binary-quadratic", _problem_arrays(self) | {"meta": np.array(json.dumps(dict(self.meta)))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> BinaryQuadratic:
+        """Read what `save` wrote."""
+        from ._npz import read
+
+        return _from_arrays(read(path, "binary-quadratic"))
+
+    def to_bqm(self) -> Any:
+        """The objective as a dimod BinaryQuadraticModel, variables 0 to n - 1; the constraints stay behind."""
+        import dimod
+
+        bqm = dimod.BinaryQuadraticModel(self.linear, dimod.BINARY, offset=self.offset)
+        for i, j, biases in self.couplings.pairs():
+            bqm.add_quadratic_from(zip(i.tolist(), j.tolist(), biases.tolist(), strict=True))
+        return bqm
+
+    @classmethod
+    def from_bqm(cls, bqm: Any, constraints: Iterable[Constraint] = ()) -> BinaryQuadratic:
+        """The problem of a dimod BQM, binary or spin; variables keep their order and become the labels."""
+        binary = bqm.change_vartype("BINARY", inplace=False)
+        linear, (row, column, biases), offset, labels = binary.to_numpy_vectors(
+            variable_order=list(bqm.variables), return_labels=True
+        )
+        quadratic = _from_pairs(len(linear), row, column, biases)
+        return cls(linear, quadratic, offset=float(offset), constraints=tuple(constraints), labels=list(labels))
+
+    def to_cqm(self) -> Any:
+        """Objective and constraints as a dimod ConstrainedQuadraticModel."""
+        import dimod
+
+        cqm = dimod.ConstrainedQuadraticModel()
+        cqm.set_objective(self.to_bqm())
+        for c, constraint in enumerate(self.constraints):
+            _add_to_cqm(cqm, constraint, f"c{c}")
+        return cqm
+
+    def to_qubo(self, penalty: float) -> BinaryQuadratic:
+        """An unconstrained problem with penalty (sum x - k)^2 for the cardinality and each exact group.
+
+        Raises
+        ------
+        UnsupportedProblem
+            If a constraint is an inequality: a penalty would need slack bits. Use a solver that keeps the constraint.
+        """
+        linear = self.linear.copy()
+        matrix = self.couplings.dense().copy()
+        offset = self.offset
+        for members, count in _equalities(self.constraints, self.n):
+            outer = 2.0 * penalty * np.outer(members, members)
+            np.fill_diagonal(outer, 0.0)
+            matrix += outer
+            linear += penalty * (1 - 2 * count) * members
+            offset += penalty * count**2
+        return BinaryQuadratic(linear, matrix, offset=offset, labels=self.labels, meta=self.meta)
+
+
+def _no_coupling(n: int) -> AnyCoupling:
+    # rank 0: the only storage that needs neither n x n zeros nor scipy
+    return LowRank(np.zeros((n, 0)))
+
+
+def _from_pairs(n: int, row: Any, column: Any, biases: Any) -> Any:
+    """Symmetric J from pairs (i, j, bias): dense while that is small or the pairs are many, CSR otherwise."""
+    if n <= 1024 or len(biases) > 0.1 * n * n:
+        matrix = np.zeros((n, n))
+        np.add.at(matrix, (row, column), biases)
+        np.add.at(matrix, (column, row), biases)
+        return matrix
+    from scipy import sparse
+
+    i, j = np.concatenate([row, column]), np.concatenate([column, row])
+    return sparse.csr_array((np.concatenate([biases, biases]), (i, j)), shape=(n, n))
+
+
+def _checked_constraints(constraints: Any, n: int) -> tuple[Constraint, ...]:
+    checked = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
+    for constraint in checked:
+        if not isinstance(constraint, (Cardinality, GroupBounds, Budget)):
+            raise InvalidProblem(
+                f"constraints: expected Cardinality, GroupBounds or Budget, got {type(constraint).__name__}"
+            )
+        constraint.check(n)
+    if len({c.k for c in checked if isinstance(c, Cardinality)}) > 1:
+        raise InvalidProblem("constraints: two cardinalities contradict each other; give one")
+    return checked
+
+
+def _checked_labels(labels: Sequence[Any], n: int) -> tuple[Any, ...]:
+    checked = tuple(tuple(label) if isinstance(label, list) else label for label in labels)
+    if len(checked) != n:
+        raise InvalidProblem(f"labels: expected one for each of n = {n} variables, got {len(checked)}")
+    if len(set(checked)) != n:
+        raise InvalidProblem("labels: expected distinct labels, got a repeated one")
+    return checked
+
+
+def _problem_arrays(problem: BinaryQuadratic) -> dict[str, np.ndarray[Any, Any]]:
+    """Everything that defines the instance, as plain arrays; `meta` is not part of it."""
+    couplings = problem.couplings
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "linear": problem.linear,
+        "offset": np.array(problem.offset),
+        "coupling": np.array(type(couplings).__name__),
+    }
+    arrays |= {f"quadratic.{name}": array for name, array in couplings.arrays().items()}
+    if problem.labels is not None:
+        arrays["labels"] = np.array(json.dumps(list(problem.labels), default=str))
+    if problem.diagonal is not None:
+        arrays["diagonal"] = problem.diagonal
+    for c, constraint in enumerate(problem.constraints):
+        arrays |= {f"constraint{c}.{name}": array for name, array in _constraint_arrays(constraint).items()}
+    return arrays
+
+
+def _constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]]:
+    arrays: dict[str, np.ndarray[Any, Any]] = {"kind": np.array(type(constraint).__name__)}
+    if isinstance(constraint, Cardinality):
+        return arrays | {"k": np.array(constraint.k)}
+    if isinstance(constraint, GroupBounds):
+        return arrays | {"group": constraint.group, "low": constraint.low, "high": constraint.high}
+    if not isinstance(constraint, Budget):
+        raise UnsupportedProblem(f"cannot store a {type(constraint).__name__}")
+    arrays |= {"cost": constraint.cost, "limit": np.array(constraint.limit)}
+    if constraint.pair is not None:
+        pair = constraint.pair
+        arrays |= {"indptr": pair.indptr, "indices": pair.indices, "data": pair.data}
+    return arrays
+
+
+def _from_arrays(arrays: Mapping[str, Any]) -> BinaryQuadratic:
+    labels = json.loads(str(arrays["labels"])) if "labels" in arrays else None
+    constraints = []
+    while f"constraint{len(constraints)}.kind" in arrays:
+        head = f"constraint{len(constraints)}."
+        constraints.append(_constraint({k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}))
+    return BinaryQuadratic(
+        arrays["linear"],
+        _coupling_from(arrays),
+        offset=float(arrays["offset"]),
+        constraints=constraints,
+        labels=labels,
+        diagonal=arrays.get("diagonal"),
+        meta=json.loads(str(arrays["meta"])),
+    )
+
+
+def _coupling_from(arrays: Mapping[str, Any]) -> Any:
+    kind = str(arrays["coupling"])
+    if kind == "Dense":
+        return arrays["quadratic.matrix"]
+    if kind == "LowRank":
+        return LowRank(arrays["quadratic.F"], sign=int(arrays["quadratic.sign"]))
+    if kind == "Blocks":
+        ends = np.cumsum(arrays["quadratic.sizes"] ** 2)[:-1]
+        flat = np.split(arrays["quadratic.blocks"], ends)
+        return Blocks([m.reshape(s, s) for m, s in zip(flat, arrays["quadratic.sizes"], strict=True)])
+    if kind == "Sparse":
+        return _csr(arrays, "quadratic.", len(arrays["linear"]))
+    raise InvalidProblem(f"coupling: expected Dense, Sparse, Blocks or LowRank, got {kind!r}; the file is damaged")
+
+
+def _csr(arrays: Mapping[str, Any], head: str, n: int) -> Any:
+    from scipy import sparse
+
+    return sparse.csr_array((arrays[head + "data"], arrays[head + "indices"], arrays[head + "indptr"]), shape=(n, n))
+
+
+def _constraint(arrays: Mapping[str, Any]) -> Constraint:
+    kind = str(arrays["kind"])
+    if kind == "Cardinality":
+        return Cardinality(int(arrays["k"]))
+    if kind == "GroupBounds":
+        return GroupBounds(arrays["group"], arrays["low"], arrays["high"])
+    if kind == "Budget":
+        pair = _csr(arrays, "", len(arrays["cost"])) if "data" in arrays else None
+        return Budget(arrays["cost"], float(arrays["limit"]), pair)
+    raise InvalidProblem(f"constraint: expected Cardinality, GroupBounds or Budget, got {kind!r}; the file is damaged")
+
+
+def _equalities(constraints: Iterable[Constraint], n: int) -> Iterable[tuple[Floats, int]]:
+    """(members (n,), count) of every constraint that is an equality; refuses the others."""
+    for constraint in constraints:
+        if isinstance(constraint, Cardinality):
+            yield np.ones(n), constraint.k
+        elif isinstance(constraint, GroupBounds) and np.array_equal(constraint.low, constraint.high):
+            for g, count in enumerate(constraint.low):
+                yield (constraint.group == g).astype(np.float64), int(count)
+        else:
+            raise UnsupportedProblem(
+                f"to_qubo: {type(constraint).__name__} is an inequality, a penalty would need slack bits; "
+                "use a solver that keeps it, such as 'swap-annealing', or to_cqm()"
+            )
+
+
+def _add_to_cqm(cqm: Any, constraint: Constraint, label: str) -> None:
+    import dimod
+
+    def linear(weights: Bits | Floats) -> Any:
+        terms = {int(i): float(weights[i]) for i in np.flatnonzero(weights)}
+        return dimod.BinaryQuadraticModel(terms, {}, 0.0, dimod.BINARY)
+
+    if isinstance(constraint, Cardinality):
+        everything = dimod.BinaryQuadraticModel(dict.fromkeys(cqm.variables, 1.0), {}, 0.0, dimod.BINARY)
+        cqm.add_constraint(everything, "==", rhs=constraint.k, label=label)
+    elif isinstance(constraint, GroupBounds):
+        for g, (low, high) in enumerate(zip(constraint.low, constraint.high, strict=True)):
+            members = linear(constraint.group == g)
+            if low == high:
+                cqm.add_constraint(members, "==", rhs=int(low), label=f"{label}_g{g}")
+                continue
+            cqm.add_constraint(members, ">=", rhs=int(low), label=f"{label}_g{g}_low")
+            cqm.add_constraint(members, "<=", rhs=int(high), label=f"{label}_g{g}_high")
+    elif isinstance(constraint, Budget):
+        spent = linear(constraint.cost)
+        if constraint.pair is not None:
+            entries = constraint.pair.tocoo()
+            for i, j, q in zip(entries.row.tolist(), entries.col.tolist(), entries.data.tolist(), strict=True):
+                if i < j:
+                    spent.add_quadratic(i, j, q)
+        cqm.add_constraint(spent, "<=", rhs=constraint.limit, label=label)

@@ -1,0 +1,101 @@
+"""Problem in, `Result` out: one solver, one file.
+
+The table below is static so that listing the solvers loads none of them; a class is imported when it is asked for.
+Third parties register theirs under the entry-point group `prunesolve.solvers`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from prunesolve.problems import InvalidProblem, unknown
+
+if TYPE_CHECKING:
+    from ._base import Solver
+
+ENTRY_POINTS = "prunesolve.solvers"
+
+_TABLE = {
+    "greedy": ("greedy", "Greedy"),
+    "swap-annealing": ("swap_annealing", "SwapAnnealing"),
+    "swap-tabu": ("swap_tabu", "SwapTabu"),
+    "simulated-annealing": ("simulated_annealing", "SimulatedAnnealing"),
+    "exact": ("exact", "Exact"),
+    "auto": ("auto", "Auto"),
+    "restarts": ("restarts", "Restarts"),
+}
+_BASE = ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent")
+_CLASSES = {class_name: module for module, class_name in _TABLE.values()}
+
+__all__ = ["all", "available", "get", *_BASE, *_CLASSES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _BASE:
+        return getattr(import_module("._base", __name__), name)
+    if name in _CLASSES:
+        return getattr(import_module(f".{_CLASSES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _registered() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _TABLE}
+
+
+def names() -> list[str]:
+    """Names of all solvers, third parties' included, without loading one."""
+    return [*_TABLE, *sorted(_registered())]
+
+
+def solver_class(name: str) -> type[Solver]:
+    """The class behind a name.
+
+    Raises
+    ------
+    InvalidProblem
+        If there is no such solver; the message suggests the nearest.
+    """
+    if name in _TABLE:
+        module, class_name = _TABLE[name]
+        return getattr(import_module(f".{module}", __name__), class_name)  # type: ignore[no-any-return]
+    registered = _registered()
+    if name not in registered:
+        raise unknown("solver", name, [*_TABLE, *registered])
+    return registered[name].load()  # type: ignore[no-any-return]
+
+
+def get(name: str, **options: Any) -> Solver:
+    """A solver by its name, with some options set.
+
+    Raises
+    ------
+    InvalidProblem
+        If the solver or an option is unknown.
+
+    Examples
+    --------
+    >>> get("greedy")
+    Greedy(direction='both')
+    """
+    cls = solver_class(name)
+    for option in options:
+        if option not in cls.options():
+            raise unknown(f"option of {name}", option, cls.options())
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise InvalidProblem(f"{name}: {error}") from None
+
+
+def all() -> list[type[Solver]]:  # noqa: A001  (reads as solvers.all())
+    """Every solver class of the library."""
+    return [solver_class(name) for name in _TABLE]
+
+
+def available(problem: Any = None) -> list[str]:
+    """Names of the solvers, or of those that take `problem` as it is."""
+    if problem is None:
+        return names()
+    return [name for name in names() if solver_class(name)().refuse(problem) is None]

@@ -1,0 +1,2 @@
+"""prunesolve."""
+__version__ = "0.1.0"
