@@ -291,7 +291,7 @@ def _constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]
 
 def _from_arrays(arrays: Mapping[str, Any]) -> BinaryQuadratic:
     labels = json.loads(str(arrays["labels"])) if "labels" in arrays else None
-    constraints = []
+    constraints: list[Constraint] = []
     while f"constraint{len(constraints)}.kind" in arrays:
         head = f"constraint{len(constraints)}."
         constraints.append(_constraint({k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}))

@@ -27,11 +27,11 @@ class Unit(NamedTuple):
 
 
 class Member(NamedTuple):
-    """One axis of one module that loses slices with the group: unit u owns the channels `index[u]` of it."""
+    """One axis of one module that loses slices with the group: unit u owns `channels[u]` of it."""
 
     path: str
     axis: str
-    index: Indices
+    channels: Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Group:
     layer : str, optional
         Module path by which units are labelled; default the first "out" member's.
     channels : (size,) int, optional
-        Channel of each unit in the ORIGINAL network's numbering of `layer`; default the first "out" member's index.
+        Channel of each unit in the ORIGINAL network's numbering of `layer`; default the first "out" member's.
 
     Examples
     --------
@@ -65,14 +65,14 @@ class Group:
 
     def __post_init__(self) -> None:
         members = []
-        for path, axis, index in self.members:
+        for path, axis, owned in self.members:
             if axis not in ("out", "in"):
                 raise InvalidProblem(f"group {self.name}: axis of {path}: expected 'out' or 'in', got {axis!r}")
-            members.append(Member(path, axis, integers(f"group {self.name}: {path}", index, (self.size, None))))
+            members.append(Member(path, axis, integers(f"group {self.name}: {path}", owned, (self.size, None))))
         first = next((m for m in members if m.axis == "out"), None)
         if first is None:
             raise InvalidProblem(f"group {self.name}: expected at least one 'out' member, got none")
-        channels = first.index[:, 0] if self.channels is None else self.channels
+        channels = first.channels[:, 0] if self.channels is None else self.channels
         object.__setattr__(self, "members", tuple(members))
         object.__setattr__(self, "layer", self.layer or first.path)
         object.__setattr__(self, "channels", integers(f"group {self.name}: channels", channels, (self.size,)))
@@ -274,7 +274,7 @@ def _group_arrays(groups: Sequence[Group]) -> Iterator[tuple[str, Any]]:
         )
         yield f"group{g}.channels", group.channels
         for m, member in enumerate(group.members):
-            yield f"group{g}.member{m}", member.index
+            yield f"group{g}.member{m}", member.channels
     yield "groups", np.array(json.dumps(described))
 
 

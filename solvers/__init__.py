@@ -59,11 +59,11 @@ def solver_class(name: str) -> type[Solver]:
     """
     if name in _TABLE:
         module, class_name = _TABLE[name]
-        return getattr(import_module(f".{module}", __name__), class_name)  # type: ignore[no-any-return]
+        return getattr(import_module(f".{module}", __name__), class_name)
     registered = _registered()
     if name not in registered:
         raise unknown("solver", name, [*_TABLE, *registered])
-    return registered[name].load()  # type: ignore[no-any-return]
+    return registered[name].load()
 
 
 def get(name: str, **options: Any) -> Solver:

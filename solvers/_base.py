@@ -111,7 +111,7 @@ class Result:
     def to_json(self, *, trace: bool = True) -> str:
         """One JSON object; the solution as the indices kept; no NaN or infinity."""
         kept = None if self.solution is None else [int(i) for i in np.flatnonzero(self.solution)]
-        told = {
+        told: dict[str, Any] = {
             "solver": self.solver,
             "status": str(self.status),
             "objective": self.objective,

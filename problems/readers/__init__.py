@@ -1,0 +1,1 @@
+"""Instance files of other people, each format in one file."""
