@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from ._errors import InvalidProblem
 Floats = NDArray[np.float64]
 Bits = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+
+# relative difference that still counts as rounding between J and its transpose
+SYMMETRY = 1e-9
 
 
 def floats(name: str, values: Any, shape: tuple[int | None, ...]) -> Floats:
@@ -32,8 +36,15 @@ def floats(name: str, values: Any, shape: tuple[int | None, ...]) -> Floats:
     if not np.isfinite(array).all():
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InvalidProblem(f"{name}: {array[at]} at {at}; every entry must be finite. Remove or replace it")
+    # minus zero becomes zero, so that equal arrays have equal bytes and equal hashes
+    array += 0.0
     array.setflags(write=False)
     return array
+
+
+def number(name: str, value: Any) -> float:
+    """One finite float; refuses anything else."""
+    return float(floats(name, value, ()))
 
 
 def integers(name: str, values: Any, shape: tuple[int | None, ...]) -> Indices:
@@ -44,6 +55,62 @@ def integers(name: str, values: Any, shape: tuple[int | None, ...]) -> Indices:
     array = whole.astype(np.int64)
     array.setflags(write=False)
     return array
+
+
+def whole(name: str, value: Any) -> int:
+    """One whole number as an int; refuses anything else, bools included."""
+    if isinstance(value, (bool, np.bool_)):
+        raise InvalidProblem(f"{name}: expected a whole number, got {value!r}")
+    return int(integers(name, value, ()))
+
+
+def symmetric_sparse(name: str, matrix: Any, n: int | None = None, remedy: str = "") -> Any:
+    """A read-only scipy CSR copy (n, n) with zero diagonal, entries summed and sorted.
+
+    Raises
+    ------
+    InvalidProblem
+        If the matrix is damaged, of another shape, not finite, not symmetric or has a diagonal (`remedy` says why not).
+    """
+    from scipy import sparse
+
+    try:
+        csr = sparse.csr_array(matrix, dtype=np.float64, copy=True)
+        csr.check_format(full_check=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidProblem(f"{name}: expected a sparse matrix, got a damaged one ({error})") from None
+    csr.sum_duplicates()
+    csr.eliminate_zeros()
+    csr.sort_indices()
+    if csr.shape != (wanted := (csr.shape[0] if n is None else n,) * 2):
+        raise InvalidProblem(f"{name}: expected shape {wanted}, got {csr.shape}")
+    if not np.isfinite(csr.data).all():
+        raise InvalidProblem(f"{name}: an entry is NaN or infinite; every entry must be finite")
+    if csr.diagonal().any():
+        raise InvalidProblem(f"{name}: the diagonal must be zero; {remedy}")
+    if csr.nnz and abs(csr - csr.T).max() > SYMMETRY * abs(csr).max():
+        raise InvalidProblem(f"{name}: not symmetric; an upper triangle Q becomes Q + Q.T")
+    if csr.nnz and (csr != csr.T).nnz:
+        csr = sparse.csr_array((csr + csr.T) / 2)
+    for part in (csr.data, csr.indices, csr.indptr):
+        part.setflags(write=False)
+    return csr
+
+
+def csr_arrays(csr: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The three arrays of a CSR matrix; int64 throughout, since scipy picks the index width by itself."""
+    return {"indptr": csr.indptr.astype(np.int64), "indices": csr.indices.astype(np.int64), "data": csr.data}
+
+
+def csr_from(arrays: Mapping[str, Any], head: str, n: int) -> Any:
+    """The CSR matrix whose arrays are stored under names that start with `head`."""
+    from scipy import sparse
+
+    parts = (arrays[head + "data"], arrays[head + "indices"], arrays[head + "indptr"])
+    try:
+        return sparse.csr_array(parts, shape=(n, n))
+    except ValueError as error:
+        raise InvalidProblem(f"{head or 'pair'}: the stored sparse matrix is damaged ({error})") from None
 
 
 def bits(name: str, values: Any, n: int) -> Bits:

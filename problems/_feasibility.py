@@ -40,18 +40,20 @@ def _check_count(k: int, bounds: GroupBounds, n: int) -> None:
 
 def _check_budget(budget: Budget, k: int | None, bounds: Sequence[GroupBounds], n: int) -> None:
     """The cheapest selection under the cardinality and each one GroupBounds is a lower bound on what must be spent."""
-    least = max((_cheapest(budget.cost, k, b, n) for b in [*bounds, None]), key=lambda found: found[0])[0]
+    least = max((cheapest(budget.cost, k, b, n) for b in [*bounds, None]), key=lambda found: found[0])[0]
     if least > budget.limit + 1e-9 * budget.scale:
-        raise InvalidProblem(f"Budget: limit {budget.limit:g} cannot be met; the smallest limit that can is {least:g}")
+        raise InvalidProblem(f"Budget: limit {budget.limit:.17g} cannot be met; the smallest that can is {least:.17g}")
 
 
-def _cheapest(cost: Floats, k: int | None, bounds: GroupBounds | None, n: int) -> tuple[float, Bits]:
+def cheapest(cost: Floats, k: int | None, bounds: GroupBounds | None, n: int) -> tuple[float, Bits]:
     """The selection of least linear cost that takes k units within one GroupBounds."""
     taken = np.zeros(n, dtype=bool)
     order = np.argsort(cost, kind="stable")
+    if bounds is not None and not len(bounds.low):
+        bounds = None
     low = np.zeros(1, dtype=np.int64) if bounds is None else np.maximum(bounds.low, 0)
     group = np.full(n, -1) if bounds is None else bounds.group
-    rank = _rank_in_group(group, order, len(low))
+    rank = _rank_in_group(group, cost)
     taken[(group >= 0) & (rank < low[group])] = True
     if k is not None and taken.sum() < k:
         high = np.full(1, n) if bounds is None else bounds.high
@@ -61,10 +63,10 @@ def _cheapest(cost: Floats, k: int | None, bounds: GroupBounds | None, n: int) -
     return float(cost[taken].sum()), taken
 
 
-def _rank_in_group(group: Indices, order: Indices, groups: int) -> Indices:
+def _rank_in_group(group: Indices, cost: Floats) -> Indices:
     """(n,) place of each unit among its group's units, cheapest first."""
-    rank = np.zeros(len(group), dtype=np.int64)
-    for g in range(groups):
-        members = order[group[order] == g]
-        rank[members] = np.arange(len(members))
+    by_group = np.lexsort((cost, group))
+    ordered = group[by_group]
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[by_group] = np.arange(len(group)) - np.searchsorted(ordered, ordered)
     return rank

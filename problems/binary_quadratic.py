@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Bits, Floats, bits, floats
-from ._errors import InvalidProblem, UnsupportedProblem
+from ._arrays import Bits, Floats, bits, csr_arrays, csr_from, floats, number
+from ._errors import InvalidProblem, UnsupportedProblem, unknown
 from ._feasibility import check_together
+from ._npz import json_array, read, unpack, write
 from .constraints import Budget, Cardinality, Constraint, GroupBounds
-from .couplings import AnyCoupling, Blocks, Dense, LowRank, Sparse, coupling
+from .couplings import AnyCoupling, Blocks, Dense, LowRank, Sparse, coupling, from_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +74,9 @@ class BinaryQuadratic:
         couplings = coupling(stored)
         if couplings.n != n:
             raise InvalidProblem(f"quadratic: expected ({n}, {n}) to match linear, got ({couplings.n}, {couplings.n})")
-        if not np.isfinite(float(self.offset)):
-            raise InvalidProblem(f"offset: expected a finite number, got {self.offset}")
         # a list or a foreign matrix is replaced by the checked read-only copy; our own kinds stay as they are
         native = couplings.matrix if isinstance(couplings, (Dense, Sparse)) else couplings
-        self._set(linear=linear, quadratic=native, couplings=couplings, offset=float(self.offset))
+        self._set(linear=linear, quadratic=native, couplings=couplings, offset=number("offset", self.offset))
         self._set(constraints=_checked_constraints(self.constraints, n), meta=dict(self.meta))
         if self.labels is not None:
             self._set(labels=_checked_labels(self.labels, n))
@@ -140,7 +139,8 @@ class BinaryQuadratic:
         digest = hashlib.sha256()
         for name, array in sorted(_problem_arrays(self).items()):
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            # viewed as bytes where they lie: an n = 4096 matrix is 128 MiB
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return digest.hexdigest()[:16]
 
     def replace(self, **changes: Any) -> BinaryQuadratic:
@@ -151,30 +151,30 @@ class BinaryQuadratic:
         >>> BinaryQuadratic([1.0, 2.0]).replace(constraints=[Cardinality(1)]).k
         1
         """
-        names = ("linear", "quadratic", "offset", "constraints", "labels", "diagonal", "meta")
-        return BinaryQuadratic(**{name: getattr(self, name) for name in names} | changes)
+        names = ("linear", "offset", "constraints", "labels", "diagonal", "meta")
+        # the checked couplings go along as they are, so that a new constraint costs no copy of the matrix
+        same = {name: getattr(self, name) for name in names} | {"quadratic": self.couplings}
+        for name in changes:
+            if name not in same:
+                raise unknown("field", name, same)
+        return BinaryQuadratic(**same | changes)
 
     def save(self, path: str | Path) -> None:
         """Write the instance as `.npz` (format `prunesolve/1`, no pickle), whole or not at all."""
-        from ._npz import write
-
-        write(path, "binary-quadratic", _problem_arrays(self) | {"meta": np.array(json.dumps(dict(self.meta)))})
+        write(path, "binary-quadratic", _problem_arrays(self) | {"meta": json_array("meta", dict(self.meta))})
 
     @classmethod
     def load(cls, path: str | Path) -> BinaryQuadratic:
         """Read what `save` wrote."""
-        from ._npz import read
-
-        return _from_arrays(read(path, "binary-quadratic"))
+        return unpack(path, _from_arrays, read(path, "binary-quadratic"))
 
     def to_bqm(self) -> Any:
         """The objective as a dimod BinaryQuadraticModel, variables 0 to n - 1; the constraints stay behind."""
         import dimod
 
-        bqm = dimod.BinaryQuadraticModel(self.linear, dimod.BINARY, offset=self.offset)
-        for i, j, biases in self.couplings.pairs():
-            bqm.add_quadratic_from(zip(i.tolist(), j.tolist(), biases.tolist(), strict=True))
-        return bqm
+        pieces = [*self.couplings.pairs(), (np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+        pairs = tuple(np.concatenate(part) for part in zip(*pieces, strict=True))
+        return dimod.BinaryQuadraticModel.from_numpy_vectors(self.linear, pairs, self.offset, dimod.BINARY)
 
     @classmethod
     def from_bqm(cls, bqm: Any, constraints: Iterable[Constraint] = ()) -> BinaryQuadratic:
@@ -183,7 +183,7 @@ class BinaryQuadratic:
         linear, (row, column, biases), offset, labels = binary.to_numpy_vectors(
             variable_order=list(bqm.variables), return_labels=True
         )
-        quadratic = _from_pairs(len(linear), row, column, biases)
+        quadratic = from_pairs(len(linear), row.astype(np.int64), column.astype(np.int64), biases)
         return cls(linear, quadratic, offset=float(offset), constraints=tuple(constraints), labels=list(labels))
 
     def to_cqm(self) -> Any:
@@ -207,6 +207,7 @@ class BinaryQuadratic:
         linear = self.linear.copy()
         matrix = self.couplings.dense().copy()
         offset = self.offset
+        penalty = number("penalty", penalty)
         for members, count in _equalities(self.constraints, self.n):
             outer = 2.0 * penalty * np.outer(members, members)
             np.fill_diagonal(outer, 0.0)
@@ -219,19 +220,6 @@ class BinaryQuadratic:
 def _no_coupling(n: int) -> AnyCoupling:
     # rank 0: the only storage that needs neither n x n zeros nor scipy
     return LowRank(np.zeros((n, 0)))
-
-
-def _from_pairs(n: int, row: Any, column: Any, biases: Any) -> Any:
-    """Symmetric J from pairs (i, j, bias): dense while that is small or the pairs are many, CSR otherwise."""
-    if n <= 1024 or len(biases) > 0.1 * n * n:
-        matrix = np.zeros((n, n))
-        np.add.at(matrix, (row, column), biases)
-        np.add.at(matrix, (column, row), biases)
-        return matrix
-    from scipy import sparse
-
-    i, j = np.concatenate([row, column]), np.concatenate([column, row])
-    return sparse.csr_array((np.concatenate([biases, biases]), (i, j)), shape=(n, n))
 
 
 def _checked_constraints(constraints: Any, n: int) -> tuple[Constraint, ...]:
@@ -248,12 +236,25 @@ def _checked_constraints(constraints: Any, n: int) -> tuple[Constraint, ...]:
 
 
 def _checked_labels(labels: Sequence[Any], n: int) -> tuple[Any, ...]:
-    checked = tuple(tuple(label) if isinstance(label, list) else label for label in labels)
+    checked = tuple(_label(label) for label in labels)
     if len(checked) != n:
         raise InvalidProblem(f"labels: expected one for each of n = {n} variables, got {len(checked)}")
-    if len(set(checked)) != n:
+    try:
+        distinct = len(set(checked))
+    except TypeError as error:
+        raise InvalidProblem(f"labels: expected strings, ints or tuples of them ({error})") from None
+    if distinct != n:
         raise InvalidProblem("labels: expected distinct labels, got a repeated one")
     return checked
+
+
+def _label(label: Any) -> Any:
+    """A label as JSON brings it back: plain numbers, lists as tuples; a Unit stays one."""
+    if isinstance(label, np.generic):
+        return label.item()
+    if isinstance(label, list) or type(label) is tuple:
+        return tuple(_label(part) for part in label)
+    return label
 
 
 def _problem_arrays(problem: BinaryQuadratic) -> dict[str, np.ndarray[Any, Any]]:
@@ -266,7 +267,7 @@ def _problem_arrays(problem: BinaryQuadratic) -> dict[str, np.ndarray[Any, Any]]
     }
     arrays |= {f"quadratic.{name}": array for name, array in couplings.arrays().items()}
     if problem.labels is not None:
-        arrays["labels"] = np.array(json.dumps(list(problem.labels), default=str))
+        arrays["labels"] = json_array("labels", list(problem.labels))
     if problem.diagonal is not None:
         arrays["diagonal"] = problem.diagonal
     for c, constraint in enumerate(problem.constraints):
@@ -284,8 +285,7 @@ def _constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]
         raise UnsupportedProblem(f"cannot store a {type(constraint).__name__}")
     arrays |= {"cost": constraint.cost, "limit": np.array(constraint.limit)}
     if constraint.pair is not None:
-        pair = constraint.pair
-        arrays |= {"indptr": pair.indptr, "indices": pair.indices, "data": pair.data}
+        arrays |= csr_arrays(constraint.pair)
     return arrays
 
 
@@ -313,18 +313,12 @@ def _coupling_from(arrays: Mapping[str, Any]) -> Any:
     if kind == "LowRank":
         return LowRank(arrays["quadratic.F"], sign=int(arrays["quadratic.sign"]))
     if kind == "Blocks":
-        ends = np.cumsum(arrays["quadratic.sizes"] ** 2)[:-1]
-        flat = np.split(arrays["quadratic.blocks"], ends)
-        return Blocks([m.reshape(s, s) for m, s in zip(flat, arrays["quadratic.sizes"], strict=True)])
+        flat, sizes = arrays["quadratic.blocks"], arrays["quadratic.sizes"]
+        ends = np.cumsum(sizes**2).astype(np.int64)
+        return Blocks([flat[end - s * s : end].reshape(s, s) for s, end in zip(sizes, ends, strict=True)])
     if kind == "Sparse":
-        return _csr(arrays, "quadratic.", len(arrays["linear"]))
+        return csr_from(arrays, "quadratic.", len(arrays["linear"]))
     raise InvalidProblem(f"coupling: expected Dense, Sparse, Blocks or LowRank, got {kind!r}; the file is damaged")
-
-
-def _csr(arrays: Mapping[str, Any], head: str, n: int) -> Any:
-    from scipy import sparse
-
-    return sparse.csr_array((arrays[head + "data"], arrays[head + "indices"], arrays[head + "indptr"]), shape=(n, n))
 
 
 def _constraint(arrays: Mapping[str, Any]) -> Constraint:
@@ -334,7 +328,7 @@ def _constraint(arrays: Mapping[str, Any]) -> Constraint:
     if kind == "GroupBounds":
         return GroupBounds(arrays["group"], arrays["low"], arrays["high"])
     if kind == "Budget":
-        pair = _csr(arrays, "", len(arrays["cost"])) if "data" in arrays else None
+        pair = csr_from(arrays, "", len(arrays["cost"])) if "data" in arrays else None
         return Budget(arrays["cost"], float(arrays["limit"]), pair)
     raise InvalidProblem(f"constraint: expected Cardinality, GroupBounds or Budget, got {kind!r}; the file is damaged")
 
@@ -366,6 +360,8 @@ def _add_to_cqm(cqm: Any, constraint: Constraint, label: str) -> None:
         cqm.add_constraint(everything, "==", rhs=constraint.k, label=label)
     elif isinstance(constraint, GroupBounds):
         for g, (low, high) in enumerate(zip(constraint.low, constraint.high, strict=True)):
+            if low <= 0 and high >= constraint.sizes[g]:
+                continue
             members = linear(constraint.group == g)
             if low == high:
                 cqm.add_constraint(members, "==", rhs=int(low), label=f"{label}_g{g}")

@@ -9,30 +9,31 @@ Several of each may be combined in one problem.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ._arrays import Bits, Floats, Indices, floats, integers
+from ._arrays import Bits, Floats, Indices, floats, integers, number, symmetric_sparse, whole
 from ._errors import InvalidProblem
 
 TOLERANCE = 1e-9
 
 
-class Constraint:
+class Constraint(ABC):
     """A condition on a selection; `violation` is 0 where it holds, in the constraint's own unit where it does not."""
 
     scale: float = 1.0
 
+    @abstractmethod
     def check(self, n: int) -> None:
         """Refuse a problem of n variables that this constraint does not fit or that cannot meet it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _excess(self, x: Bits) -> Any:
         """By how much each selection in x (..., n) breaks the constraint."""
-        raise NotImplementedError
 
     def violation(self, x: Bits) -> Any:
         """By how much x (n,), as a float, or each row of x (m, n) breaks the constraint."""
@@ -62,9 +63,9 @@ class Cardinality(Constraint):
     k: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or int(self.k) != self.k or self.k < 0:
-            raise InvalidProblem(f"Cardinality: expected a whole number k >= 0, got {self.k!r}")
-        object.__setattr__(self, "k", int(self.k))
+        object.__setattr__(self, "k", whole("Cardinality.k", self.k))
+        if self.k < 0:
+            raise InvalidProblem(f"Cardinality.k: expected a whole number >= 0, got {self.k}")
 
     def check(self, n: int) -> None:
         """Refuse k > n."""
@@ -131,8 +132,10 @@ class GroupBounds(Constraint):
 
     def counts(self, x: Bits) -> Indices:
         """(..., g) units kept in each group."""
-        members = self.group[:, None] == np.arange(len(self.low))
-        return x.astype(np.int64) @ members.astype(np.int64)
+        groups, rows = len(self.low), x.reshape(-1, x.shape[-1])
+        row, unit = np.nonzero(rows & (self.group >= 0))
+        kept = np.bincount(row * groups + self.group[unit], minlength=len(rows) * groups)
+        return kept.reshape(*x.shape[:-1], groups)
 
     def _excess(self, x: Bits) -> Any:
         kept = self.counts(x)
@@ -174,12 +177,13 @@ class Budget(Constraint):
         cost = floats("Budget.cost", self.cost, (None,))
         if cost.size and cost.min() < 0:
             raise InvalidProblem(f"Budget.cost: expected costs >= 0, got {cost.min()}; keeping a unit never pays back")
-        if not np.isfinite(self.limit) or self.limit < 0:
-            raise InvalidProblem(f"Budget.limit: expected a finite number >= 0, got {self.limit}; the smallest is 0")
+        limit = number("Budget.limit", self.limit)
+        if limit < 0:
+            raise InvalidProblem(f"Budget.limit: expected a number >= 0, got {limit}; the smallest is 0")
         object.__setattr__(self, "cost", cost)
-        object.__setattr__(self, "limit", float(self.limit))
+        object.__setattr__(self, "limit", limit)
         if self.pair is not None:
-            object.__setattr__(self, "pair", _symmetric_pair(self.pair, len(cost)))
+            object.__setattr__(self, "pair", _pair_costs(self.pair, len(cost)))
 
     @cached_property
     def scale(self) -> float:  # type: ignore[override]
@@ -204,21 +208,10 @@ class Budget(Constraint):
         return np.maximum(self.spent(x) - self.limit, 0.0)
 
 
-def _symmetric_pair(pair: Any, n: int) -> Any:
-    from scipy import sparse
-
-    if not sparse.issparse(pair):
+def _pair_costs(pair: Any, n: int) -> Any:
+    if not hasattr(pair, "tocsr"):
         pair = floats("Budget.pair", pair, (n, n))
-    matrix = sparse.csr_array(pair, dtype=np.float64, copy=True)
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    if matrix.shape != (n, n):
-        raise InvalidProblem(f"Budget.pair: expected shape ({n}, {n}), got {matrix.shape}")
-    if matrix.nnz and (not np.isfinite(matrix.data).all() or matrix.data.min() < 0):
-        raise InvalidProblem("Budget.pair: expected finite entries >= 0")
-    if matrix.diagonal().any():
-        raise InvalidProblem("Budget.pair: the diagonal must be zero; x_i x_i = x_i belongs to `cost`")
-    if abs(matrix - matrix.T).max() > TOLERANCE * max(1.0, abs(matrix).max()):
-        raise InvalidProblem("Budget.pair: expected a symmetric matrix; give (Q + Q') with each pair's cost in both")
-    matrix.sort_indices()
+    matrix = symmetric_sparse("Budget.pair", pair, n, remedy="x_i x_i = x_i belongs to `cost`")
+    if matrix.nnz and matrix.data.min() < 0:
+        raise InvalidProblem(f"Budget.pair: expected entries >= 0, got {matrix.data.min()}; keeping never pays back")
     return matrix

@@ -13,10 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ._arrays import Floats, Indices, floats
+from ._arrays import SYMMETRY, Floats, Indices, csr_arrays, floats, symmetric_sparse
 from ._errors import InvalidProblem
-
-_SYMMETRY = 1e-9
 
 
 class Coupling(Protocol):
@@ -56,7 +54,7 @@ def _symmetric(name: str, matrix: Any) -> Floats:
         )
     if not np.array_equal(array, array.T):
         worst = np.abs(array - array.T).max()
-        if worst > _SYMMETRY * np.abs(array).max():
+        if worst > SYMMETRY * np.abs(array).max():
             raise InvalidProblem(
                 f"{name}: not symmetric (largest difference {worst:.3g}); an upper triangle Q becomes Q + Q.T"
             )
@@ -120,22 +118,7 @@ class Sparse:
     """
 
     def __init__(self, matrix: Any) -> None:
-        from scipy import sparse
-
-        csr = sparse.csr_array(matrix, dtype=np.float64, copy=True)
-        csr.sum_duplicates()
-        csr.eliminate_zeros()
-        csr.sort_indices()
-        if csr.shape[0] != csr.shape[1]:
-            raise InvalidProblem(f"quadratic: expected a square matrix, got {csr.shape}")
-        if not np.isfinite(csr.data).all():
-            raise InvalidProblem("quadratic: a coupling is NaN or infinite; every entry must be finite")
-        if csr.diagonal().any():
-            raise InvalidProblem("quadratic: the diagonal must be zero; since x_i x_i = x_i, add it to `linear`")
-        if csr.nnz and abs(csr - csr.T).max() > _SYMMETRY * abs(csr).max():
-            raise InvalidProblem("quadratic: not symmetric; an upper triangle Q becomes Q + Q.T")
-        for part in (csr.data, csr.indices, csr.indptr):
-            part.setflags(write=False)
+        csr = symmetric_sparse("quadratic", matrix, remedy="since x_i x_i = x_i, add it to `linear`")
         self.matrix = csr
         self.n = int(csr.shape[0])
 
@@ -166,7 +149,7 @@ class Sparse:
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """indptr, indices, data."""
-        return {"indptr": self.matrix.indptr, "indices": self.matrix.indices, "data": self.matrix.data}
+        return csr_arrays(self.matrix)
 
 
 class Blocks:
@@ -294,6 +277,21 @@ class LowRank:
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """F and the sign."""
         return {"F": self.F, "sign": np.array(self.sign)}
+
+
+def from_pairs(n: int, i: Any, j: Any, biases: Any) -> Any:
+    """J (n, n) from pairs (i, j, bias), repeated ones added: dense while that is small or one in twenty is nonzero.
+
+    Text readers come through here, so scipy is loaded for large sparse instances alone.
+    """
+    if n <= 1024 or 2 * len(biases) > 0.05 * n * n:
+        flat = np.bincount(i * n + j, weights=biases, minlength=n * n)
+        matrix = flat.astype(np.float64, copy=False).reshape(n, n)
+        return matrix + matrix.T
+    from scipy import sparse
+
+    upper = sparse.coo_array((biases, (i, j)), shape=(n, n))
+    return (upper + upper.T).tocsr()
 
 
 AnyCoupling = Dense | Sparse | Blocks | LowRank

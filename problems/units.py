@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import Bits, Floats, Indices, bits, floats, integers
+from ._arrays import Bits, Floats, Indices, bits, csr_arrays, csr_from, floats, integers, number, symmetric_sparse
 from ._errors import InvalidProblem, unknown
+from ._npz import json_array, read, unpack, write
 
 
 class Unit(NamedTuple):
@@ -96,6 +97,10 @@ def _checked_blocks(kind: str, blocks: Sequence[Any], groups: Sequence[Group]) -
     )
 
 
+def _pair_cost(resource: str, pair: Any, n: int) -> Any:
+    return symmetric_sparse(f"pair_cost[{resource!r}]", pair, n, remedy="x_i x_i = x_i belongs to `cost`")
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """What was measured, per unit: n = the groups' sizes added up.
@@ -149,7 +154,8 @@ class Statistics:
                 }
                 for kind, pairs in self.cross.items()
             },
-            "constant": {r: float(v) for r, v in self.constant.items()},
+            "pair_cost": {r: _pair_cost(r, pair, n) for r, pair in self.pair_cost.items()},
+            "constant": {r: number(f"constant[{r!r}]", v) for r, v in self.constant.items()},
             "meta": dict(self.meta),
         }
         for name, value in checked.items():
@@ -168,7 +174,7 @@ class Statistics:
     @cached_property
     def group_of(self) -> Indices:
         """(n,) group of each unit."""
-        return np.repeat(np.arange(len(self.groups)), [g.size for g in self.groups])
+        return np.repeat(np.arange(len(self.groups)), np.diff(self.starts))
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -202,16 +208,12 @@ class Statistics:
 
     def save(self, path: str | Path) -> None:
         """Write `.npz` (format `prunesolve/1`, no pickle), whole or not at all."""
-        from ._npz import write
-
         write(path, "statistics", dict(_statistics_arrays(self)))
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
         """Read what `save` wrote."""
-        from ._npz import read
-
-        return _statistics_from(read(path, "statistics"))
+        return unpack(path, _statistics_from, read(path, "statistics"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,10 +300,9 @@ def _statistics_arrays(stats: Statistics) -> Iterator[tuple[str, Any]]:
         for (g, h), matrix in pairs.items():
             yield f"cross.{kind}.{g}.{h}", matrix
     for resource, pair in stats.pair_cost.items():
-        csr = pair.tocsr()
-        for part in ("indptr", "indices", "data"):
-            yield f"pair_cost.{resource}.{part}", getattr(csr, part)
-    yield "meta", np.array(json.dumps(dict(stats.meta)))
+        for part, array in csr_arrays(pair).items():
+            yield f"pair_cost.{resource}.{part}", array
+    yield "meta", json_array("meta", dict(stats.meta))
 
 
 def _statistics_from(arrays: Mapping[str, Any]) -> Statistics:
@@ -326,11 +327,8 @@ def _statistics_from(arrays: Mapping[str, Any]) -> Statistics:
             found[section][name] = array
     found["blocks"] = {kind: [b[g] for g in range(len(groups))] for kind, b in found["blocks"].items()}
     return Statistics(
-        groups, pair_cost={r: _csr(p, n) for r, p in pairs.items()}, meta=json.loads(str(arrays["meta"])), **found
+        groups,
+        pair_cost={r: csr_from(p, "", n) for r, p in pairs.items()},
+        meta=json.loads(str(arrays["meta"])),
+        **found,
     )
-
-
-def _csr(parts: Mapping[str, Any], n: int) -> Any:
-    from scipy import sparse
-
-    return sparse.csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=(n, n))

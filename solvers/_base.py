@@ -12,14 +12,16 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, InvalidProblem, SolverFailed, UnsupportedProblem
+from prunesolve.problems._arrays import bits
 
 
 class Status(Enum):
@@ -44,6 +46,13 @@ class TraceRow(NamedTuple):
     evaluations: int
     objective: float | None
     bound: float | None
+
+
+class Front(NamedTuple):
+    """Non-dominated solutions (m, n) and their objectives (m, k) where a problem has several."""
+
+    solutions: Any
+    objectives: Any
 
 
 class Incumbent(NamedTuple):
@@ -82,7 +91,7 @@ class Result:
         repr of the solver: its name and options.
     trace : sequence of TraceRow
         Every improvement.
-    front : None
+    front : Front or None
         Solutions and objectives where there are several objectives.
     details : mapping
         JSON-able extras: compile seconds, what `auto` picked, ...
@@ -98,7 +107,7 @@ class Result:
     seed: int
     solver: str
     trace: tuple[TraceRow, ...] = ()
-    front: Any = None
+    front: Front | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -106,11 +115,12 @@ class Result:
         """(objective - bound) / max(1e-12, |objective|), None where either is missing."""
         if self.objective is None or self.bound is None or not self.feasible:
             return None
-        return (self.objective - self.bound) / max(1e-12, abs(self.objective))
+        gap = (self.objective - self.bound) / max(1e-12, abs(self.objective))
+        return gap if math.isfinite(gap) else None
 
     def to_json(self, *, trace: bool = True) -> str:
         """One JSON object; the solution as the indices kept; no NaN or infinity."""
-        kept = None if self.solution is None else [int(i) for i in np.flatnonzero(self.solution)]
+        kept = None if self.solution is None else np.flatnonzero(self.solution).tolist()
         told: dict[str, Any] = {
             "solver": self.solver,
             "status": str(self.status),
@@ -124,8 +134,10 @@ class Result:
             "seed": self.seed,
             "evaluations": self.evaluations,
             "solution": kept,
-            "details": dict(self.details),
+            "details": _plain(self.details),
         }
+        if self.front is not None:
+            told["front"] = _plain(self.front._asdict())
         if trace:
             told["trace"] = [list(row) for row in self.trace]
         return json.dumps(told, allow_nan=False)
@@ -135,7 +147,7 @@ class Result:
         """The result that `to_json` wrote."""
         try:
             told = json.loads(text)
-            solution = None
+            solution, front = None, told.get("front")
             if told["solution"] is not None:
                 solution = np.zeros(told["n"], dtype=bool)
                 solution[told["solution"]] = True
@@ -150,6 +162,7 @@ class Result:
                 seed=told["seed"],
                 solver=told["solver"],
                 trace=tuple(TraceRow(*row) for row in told.get("trace", ())),
+                front=None if front is None else Front(np.array(front["solutions"]), np.array(front["objectives"])),
                 details=told.get("details", {}),
             )
         except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
@@ -170,6 +183,17 @@ class Result:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
+class _Held(NamedTuple):
+    """A solution with its recomputed figures; compares as the incumbent does: feasible first, then by objective."""
+
+    violation: float
+    objective: float
+    solution: Any
+
+
+_NOTHING = _Held(math.inf, math.inf, None)
+
+
 class Run:
     """One call of `solve`, as a solver's `_search` sees it.
 
@@ -185,16 +209,23 @@ class Run:
         The declared limits. A search may plan by them; never by the time that has passed.
     details : dict
         JSON-able facts for `Result.details`.
+    evaluations : int
+        What was counted so far.
+    bound : float or None
+        Largest proved lower bound so far.
+    stopped : bool
+        Whether the caller asked to stop.
     """
 
     def __init__(
         self,
-        problem: BinaryQuadratic,
+        problem: Any,
         *,
         seed: int,
         time_limit: float | None = None,
         evaluation_limit: int | None = None,
         callback: Callable[[Incumbent], Any] | None = None,
+        outer: Run | None = None,
     ) -> None:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
@@ -203,15 +234,34 @@ class Run:
         self.start: Any = None
         self.details: dict[str, Any] = {}
         self.evaluations = 0
-        self.best: Any = None
-        self.objective = math.inf
-        self.violation = math.inf
         self.bound: float | None = None
         self.trace: list[TraceRow] = []
         self.stopped = False
         self._problem = problem
         self._callback = callback
+        self._outer = outer
+        self._held = _NOTHING
         self._began = time.perf_counter()
+
+    @property
+    def best(self) -> Any:
+        """The incumbent (n,), read-only; None before the first offer."""
+        return self._held.solution
+
+    @property
+    def objective(self) -> float:
+        """The incumbent's objective, inf before the first offer."""
+        return self._held.objective
+
+    @property
+    def violation(self) -> float:
+        """The incumbent's violation, inf before the first offer."""
+        return self._held.violation
+
+    @property
+    def feasible(self) -> bool:
+        """Whether a feasible solution is in hand."""
+        return self._held.violation == 0.0
 
     @property
     def seconds(self) -> float:
@@ -221,16 +271,14 @@ class Run:
     @property
     def remaining(self) -> float:
         """Seconds left, inf without a time limit."""
-        return math.inf if self.time_limit is None else max(0.0, self.time_limit - self.seconds)
-
-    @property
-    def feasible(self) -> bool:
-        """Whether a feasible solution is in hand."""
-        return self.violation == 0.0
+        own = math.inf if self.time_limit is None else max(0.0, self.time_limit - self.seconds)
+        return own if self._outer is None else min(own, self._outer.remaining)
 
     def count(self, k: int = 1) -> None:
         """Add k evaluations (proposals, moves, nodes: what the solver documents) to the run's count."""
         self.evaluations += int(k)
+        if self._outer is not None:
+            self._outer.count(k)
 
     @property
     def evaluations_left(self) -> float:
@@ -239,32 +287,76 @@ class Run:
 
     def should_stop(self) -> bool:
         """Whether a limit is reached or the caller asked to stop; ask at least every 10 ms."""
-        return self.stopped or self.remaining <= 0 or self.evaluations_left <= 0
+        own = self.stopped or self.remaining <= 0 or self.evaluations_left <= 0
+        return own or (self._outer is not None and self._outer.should_stop())
 
     def offer(self, x: Any, bound: float | None = None) -> float:
         """Put a solution (and a proved bound) forward; returns its recomputed objective, inf where infeasible.
 
         The better of this one and the incumbent stays: feasible before infeasible, then by objective.
         """
-        kept = np.array(x, dtype=bool)
+        kept = bits("offered solution", x, self._problem.n)
+        if kept.ndim != 1:
+            raise InvalidProblem(f"offered solution: expected one selection ({self._problem.n},), got {kept.shape}")
+        kept.setflags(write=False)
         feasible = self._problem.is_feasible(kept)
         violation = 0.0 if feasible else max(self._problem.violation(kept), math.ulp(0.0))
         objective = float(self._problem.value(kept))
-        tighter = bound is not None and (self.bound is None or bound > self.bound)
-        if tighter:
-            self.bound = bound
-        better = (violation, objective) < (self.violation, self.objective)
-        if better:
-            kept.setflags(write=False)
-            self.best, self.objective, self.violation = kept, objective, violation
-        if (better and feasible) or tighter:
-            self._record()
+        self._take(_Held(violation, objective, kept), bound)
         return objective if feasible else math.inf
 
     def prove(self, bound: float) -> None:
         """Record a proved lower bound without a new solution."""
-        if self.bound is None or bound > self.bound:
-            self.bound = bound
+        self._take(_NOTHING, bound)
+
+    def delegate(
+        self,
+        solver: Solver,
+        *,
+        seed: int | None = None,
+        start: Any = None,
+        time_limit: float | None = None,
+        evaluation_limit: int | None = None,
+    ) -> Run:
+        """Run another solver's search inside this one; wrappers are made of it.
+
+        Limits, evaluations, incumbents and bounds pass through. The wrapper's `_prepare` and `refuse` must have
+        asked the inner solver's.
+
+        Returns
+        -------
+        Run
+            The inner run: its own incumbent, and in `told` the status its search ended with.
+        """
+        left = [e for e in (evaluation_limit, self.evaluations_left) if e is not None and math.isfinite(e)]
+        inner = Run(
+            self._problem,
+            seed=self.seed if seed is None else seed,
+            # the declared limit, not what is left of it: the inner search may plan by it and must repeat
+            time_limit=self.time_limit if time_limit is None else time_limit,
+            evaluation_limit=int(min(left)) if left else None,
+            outer=self,
+        )
+        if start is not None:
+            inner.start = _checked_start(self._problem, start)
+            inner.offer(inner.start)
+        inner.told = solver._search(self._problem, inner)
+        return inner
+
+    told: Status | None = None
+
+    def _take(self, held: _Held, bound: float | None) -> None:
+        """Keep what is better, in the outer run first, whose callback may stop both."""
+        if self._outer is not None:
+            self._outer._take(held, bound)
+        tighter = bound is not None and math.isfinite(bound) and (self.bound is None or bound > self.bound)
+        better = held[:2] < self._held[:2]
+        if tighter:
+            self.bound = float(bound)  # type: ignore[arg-type]
+        if better:
+            # one assignment, so that Ctrl-C never parts a solution from its figures
+            self._held = held
+        if (better and held.violation == 0.0) or tighter:
             self._record()
 
     def _record(self) -> None:
@@ -280,11 +372,9 @@ class Run:
 
     def status(self, told: Status | None) -> Status:
         """The status to report, from what the search told and what the run knows."""
-        if told is Status.INFEASIBLE:
-            return told
         if not self.feasible:
-            return Status.NO_FEASIBLE_FOUND
-        if told is not None:
+            return Status.INFEASIBLE if told is Status.INFEASIBLE else Status.NO_FEASIBLE_FOUND
+        if told is not None and told not in (Status.INFEASIBLE, Status.NO_FEASIBLE_FOUND):
             return told
         if self.stopped:
             return Status.STOPPED
@@ -369,68 +459,101 @@ class Solver(ABC):
         if reason is not None:
             raise UnsupportedProblem(reason)
         _check_limits(time_limit, evaluation_limit)
-        compile_seconds = _timed(lambda: self._prepare(problem))
         effective = _effective_seed(seed)
-        run = Run(problem, seed=effective, time_limit=time_limit, evaluation_limit=evaluation_limit, callback=callback)
+        checked = None if start is None else _checked_start(problem, start)
+        compile_seconds = _timed(lambda: self._prepare(problem))
+        most = None if evaluation_limit is None else int(evaluation_limit)
+        run = Run(problem, seed=effective, time_limit=time_limit, evaluation_limit=most, callback=callback)
         run.details["compile_seconds"] = compile_seconds
-        told = self._guarded(problem, run, start)
-        seconds = run.seconds
-        if bound and run.feasible and run.bound is None:
+        run.start = checked
+        told = self._guarded(problem, run)
+        # told before the bound, whose seconds are not the search's
+        status, seconds = run.status(told), run.seconds
+        if bound and run.feasible and run.bound is None and status is not Status.OPTIMAL:
             self._bound(problem, run)
-        return _result(self, run, told, seconds)
+        return _result(self, run, status, seconds)
 
-    def _guarded(self, problem: Any, run: Run, start: Any) -> Status | None:
+    def _guarded(self, problem: Any, run: Run) -> Status | None:
         """The search, with Ctrl-C turned into a stop and a crash into SolverFailed."""
-        told = None
         try:
-            if start is not None:
-                run.start = _checked_start(problem, start)
+            if run.start is not None:
                 run.offer(run.start)
             forced = _only_selection(problem)
             if forced is not None:
-                run.offer(forced, bound=problem.value(forced) if problem.is_feasible(forced) else None)
+                run.offer(forced)
                 return Status.OPTIMAL if run.feasible else Status.INFEASIBLE
-            told = self._search(problem, run)
+            return self._search(problem, run)
         except KeyboardInterrupt:
             run.stopped = True
             run.details["interrupted"] = True
+            return None
         except _CallbackRaised as wrapped:
-            cause = wrapped.__cause__
-            result = _result(self, run, Status.STOPPED, run.seconds)
-            raise SolverFailed(f"the callback raised {type(cause).__name__}: {cause}", result) from cause
-        except (InvalidProblem, UnsupportedProblem):
+            cause: BaseException = wrapped.__cause__ or wrapped
+            said = f"the callback raised {type(cause).__name__}: {cause}"
+        except UnsupportedProblem:
             raise
         except Exception as error:
-            result = _result(self, run, Status.STOPPED, run.seconds)
-            raise SolverFailed(f"{self.name} raised {type(error).__name__}: {error}", result) from error
-        return told
+            cause = error
+            said = f"{self.name} raised {type(cause).__name__}: {cause}"
+        raise SolverFailed(said, _result(self, run, run.status(Status.STOPPED), run.seconds)) from cause
 
     def _bound(self, problem: Any, run: Run) -> None:
         """Prove a lower bound after the search; `exact` and others that bound by themselves never come here."""
         from .bounds import lower_bound
 
-        run.prove(lower_bound(problem, seconds=max(1.0, run.remaining if math.isfinite(run.remaining) else 10.0)))
+        seconds = max(1.0, run.remaining) if run.time_limit is not None else 10.0
+        try:
+            run.prove(lower_bound(problem, seconds=seconds))
+        except KeyboardInterrupt:
+            run.details["interrupted"] = True
+        except _CallbackRaised as wrapped:
+            cause = wrapped.__cause__
+            result = _result(self, run, run.status(None), run.seconds)
+            raise SolverFailed(f"the callback raised {type(cause).__name__}: {cause}", result) from cause
 
     @classmethod
     def options(cls) -> dict[str, Any]:
         """{option: default} of this solver."""
-        return {f.name: f.default for f in fields(cls)}
+        return {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(cls)}
 
 
-def _result(solver: Solver, run: Run, told: Status | None, seconds: float) -> Result:
+def _result(solver: Solver, run: Run, status: Status, seconds: float) -> Result:
     return Result(
         solution=run.best,
         objective=None if run.best is None else run.objective,
-        bound=run.bound,
+        bound=_reported_bound(run, status),
         feasible=run.feasible,
-        status=run.status(told),
+        status=status,
         seconds=seconds,
         evaluations=run.evaluations,
         seed=run.seed,
         solver=repr(solver),
         trace=tuple(run.trace),
-        details=run.details,
+        details=_plain(run.details),
     )
+
+
+def _reported_bound(run: Run, status: Status) -> float | None:
+    """The proved bound; a proved optimum is its own, and rounding never lifts a bound above the incumbent."""
+    if not run.feasible:
+        return run.bound
+    if run.bound is None:
+        return run.objective if status is Status.OPTIMAL else None
+    rounding = 1e-9 * max(1.0, abs(run.objective))
+    return run.objective if run.objective < run.bound <= run.objective + rounding else run.bound
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can carry: numpy scalars and arrays as numbers and lists, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _timed(work: Callable[[], None]) -> float:
@@ -439,24 +562,26 @@ def _timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _check_limits(time_limit: float | None, evaluation_limit: int | None) -> None:
-    if time_limit is not None and not time_limit > 0:
+def _check_limits(time_limit: Any, evaluation_limit: Any) -> None:
+    if time_limit is not None and not (isinstance(time_limit, Real) and float(time_limit) > 0):
         raise InvalidProblem(f"time_limit: expected seconds > 0 or None, got {time_limit!r}")
-    if evaluation_limit is not None and not evaluation_limit > 0:
-        raise InvalidProblem(f"evaluation_limit: expected a count > 0 or None, got {evaluation_limit!r}")
+    if evaluation_limit is not None and not (_is_whole(evaluation_limit) and int(evaluation_limit) > 0):
+        raise InvalidProblem(f"evaluation_limit: expected a whole number > 0 or None, got {evaluation_limit!r}")
 
 
-def _effective_seed(seed: int | None) -> int:
+def _effective_seed(seed: Any) -> int:
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(seed, bool) or int(seed) != seed or seed < 0:
+    if not _is_whole(seed) or int(seed) < 0:
         raise InvalidProblem(f"seed: expected a whole number >= 0 or None, got {seed!r}")
     return int(seed)
 
 
-def _checked_start(problem: BinaryQuadratic, start: Any) -> Any:
-    from prunesolve.problems._arrays import bits
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and float(number).is_integer()
 
+
+def _checked_start(problem: BinaryQuadratic, start: Any) -> Any:
     kept = bits("start", start, problem.n)
     if kept.ndim != 1 or not problem.is_feasible(kept):
         raise InvalidProblem(
@@ -469,6 +594,8 @@ def _checked_start(problem: BinaryQuadratic, start: Any) -> Any:
 
 def _only_selection(problem: Any) -> Any:
     """The one candidate where the cardinality leaves no choice, so that no solver meets n = 0, k = 0 or k = n."""
+    if not isinstance(problem, BinaryQuadratic):
+        return None
     if problem.n == 0 or problem.k == 0:
         return np.zeros(problem.n, dtype=bool)
     return np.ones(problem.n, dtype=bool) if problem.k == problem.n else None

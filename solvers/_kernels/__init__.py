@@ -1,0 +1,253 @@
+"""Compiled searches. Nothing else in the room knows numba.
+
+`load(kernel)` imports a compiled entry point, `view(problem)` lays a problem out for it. Machine code is kept on disk
+in a folder named after the content of these sources: numba's own index watches only the file of the entry point and
+would go on running a changed helper's old code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prunesolve.problems import BinaryQuadratic, Blocks, Budget, Cardinality, GroupBounds, LowRank, Sparse
+
+_LOG = logging.getLogger("prunesolve")
+_HERE = Path(__file__).parent
+
+
+class View(NamedTuple):
+    """A problem laid out for the kernels; changes of the value below `least` are rounding."""
+
+    couplings: Any
+    linear: Any
+    limits: Any
+    least: float
+
+
+# --- loading -------------------------------------------------------------------------------------------------------
+
+
+def load(module: str) -> Any:
+    """The kernel module of that name, its machine code taken from disk where it is there."""
+    with _cache_folder():
+        return import_module(f".{module}", __name__)
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say once what is being compiled, if anything has to be."""
+    from numba.core import event
+
+    class Tell(event.Listener):
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.told:
+                self.told = True
+                _LOG.warning("compiling the %s kernels for this machine, once; this takes some seconds", what)
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Tell()):
+        yield
+
+
+@contextmanager
+def _cache_folder() -> Iterator[None]:
+    """numba's cache folder while decorators run; they remember it."""
+    from numba import config
+
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_folder(before))
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def _folder(chosen: str) -> Path:
+    digest = hashlib.sha256()
+    for source in sorted(_HERE.glob("*.py")):
+        digest.update(source.read_bytes())
+    name = f"kernels-{digest.hexdigest()[:16]}"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    for parent in (Path(chosen) if chosen else None, _HERE / "__pycache__", home / "prunesolve"):
+        if parent is not None and _writable(parent / name):
+            return parent / name
+    import tempfile
+
+    return Path(tempfile.mkdtemp(prefix="prunesolve-"))
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+# --- a problem laid out --------------------------------------------------------------------------------------------
+
+
+def kind(problem: BinaryQuadratic) -> str:
+    """How the couplings are stored, in a word."""
+    words = {Sparse: "sparse", Blocks: "block-diagonal", LowRank: "low-rank"}
+    return words.get(type(problem.couplings), "dense")
+
+
+def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:
+    """A problem of two units with couplings of the same kind: running it compiles what `problem` needs."""
+    couplings: Any = np.zeros((2, 2))
+    if isinstance(problem.couplings, Sparse):
+        from scipy import sparse
+
+        couplings = sparse.csr_array((2, 2))
+    elif isinstance(problem.couplings, Blocks):
+        couplings = Blocks([np.zeros((2, 2))])
+    elif isinstance(problem.couplings, LowRank):
+        couplings = LowRank(np.zeros((2, 1)))
+    return BinaryQuadratic([-1.0, -2.0], couplings, constraints=[Cardinality(1)])
+
+
+def view(problem: BinaryQuadratic, *, factored: bool = False) -> View:
+    """Arrays of the problem in the types the kernels were compiled for; `factored` keeps z = F'x of a low rank."""
+    magnitude = float(np.abs(problem.linear).sum()) + problem.couplings.magnitude()
+    return View(_couplings(problem, factored), _frozen(problem.linear), _limits(problem), 1e-14 * magnitude)
+
+
+def state(seen: View, x: Any) -> Any:
+    """A search state at x (n,); counts and fields are still to be computed."""
+    from .limits import State
+
+    n, limits = len(seen.linear), seen.limits
+    partitions, budgets = len(limits.part), len(limits.limit)
+    width = seen.couplings.factor.shape[1] if type(seen.couplings).__name__ == "Factored" else n
+    return State(
+        x=np.array(x, dtype=bool),
+        f=np.zeros(width),
+        count=np.zeros(len(limits.low), dtype=np.int64),
+        order=np.zeros((partitions, n), dtype=np.int32),
+        place=np.zeros((partitions, n), dtype=np.int32),
+        spent=np.zeros(budgets),
+        load=np.zeros((budgets, n)),
+    )
+
+
+def _frozen(array: Any, dtype: Any = np.float64) -> Any:
+    """C-ordered and read-only: numba compiles anew for every other layout."""
+    array = np.asarray(array, dtype=dtype)
+    # a Fortran-ordered symmetric matrix read by columns is itself
+    view = np.ascontiguousarray(array).view()
+    view.setflags(write=False)
+    return view
+
+
+def _couplings(problem: BinaryQuadratic, factored: bool) -> Any:
+    from . import couplings as stored
+
+    given = problem.couplings
+    if isinstance(given, Sparse):
+        csr = given.matrix
+        return stored.Csr(_frozen(csr.indptr, np.int64), _frozen(csr.indices, np.int32), _frozen(csr.data))
+    if isinstance(given, Blocks):
+        squares = given.sizes * given.sizes
+        return stored.Blocks(
+            data=_frozen(given.arrays()["blocks"]),
+            start=_frozen(given.starts[:-1], np.int64),
+            size=_frozen(given.sizes, np.int64),
+            offset=_frozen(np.cumsum(squares) - squares, np.int64),
+            block_of=_frozen(given.block_of, np.int64),
+        )
+    if isinstance(given, LowRank):
+        cls = stored.Factored if factored else stored.LowRank
+        return cls(_frozen(given.F), _frozen(given.square), float(given.sign))
+    matrix = given.matrix
+    return stored.Dense(_frozen(matrix.T if matrix.flags.f_contiguous else matrix))
+
+
+def _limits(problem: BinaryQuadratic) -> Any:
+    from .limits import Limits
+
+    n = problem.n
+    parts, start, size = [np.zeros(n, dtype=np.int64)], [0], [n]
+    low, high = ([0], [n]) if problem.k is None else ([problem.k], [problem.k])
+    for bounds in problem.of_kind(GroupBounds):
+        loose = len(bounds.low)
+        part = np.where(bounds.group < 0, loose, bounds.group)
+        sizes = np.bincount(part, minlength=loose + 1)
+        parts.append(part + len(low))
+        low += [*np.maximum(bounds.low, 0), 0]
+        high += [*np.minimum(bounds.high, bounds.sizes), n]
+        start += [*(np.cumsum(sizes) - sizes)]
+        size += [*sizes]
+    budgets = problem.of_kind(Budget)
+    indptr, indices, data = _pairs(budgets, n)
+    return Limits(
+        part=_frozen(np.stack(parts), np.int32),
+        low=_frozen(low, np.int64),
+        high=_frozen(high, np.int64),
+        start=_frozen(start, np.int64),
+        size=_frozen(size, np.int64),
+        cost=_frozen(np.array([b.cost for b in budgets]).reshape(len(budgets), n)),
+        # half the tolerance of `Budget.holds`, the other half is for rounding
+        limit=_frozen([b.limit + 0.5e-9 * b.scale for b in budgets]),
+        indptr=_frozen(indptr, np.int64),
+        indices=_frozen(indices, np.int32),
+        data=_frozen(data),
+    )
+
+
+def _pairs(budgets: list[Budget], n: int) -> tuple[Any, Any, Any]:
+    """Pair costs of all budgets as one set of compressed rows, (b, n + 1) row pointers into it."""
+    indptr = np.zeros((len(budgets), n + 1), dtype=np.int64)
+    indices, data, total = [np.zeros(0, dtype=np.int32)], [np.zeros(0)], 0
+    for b, budget in enumerate(budgets):
+        indptr[b] = total
+        if budget.pair is not None:
+            indptr[b] += budget.pair.indptr
+            indices.append(budget.pair.indices)
+            data.append(budget.pair.data)
+            total += budget.pair.nnz
+    return indptr, np.concatenate(indices), np.concatenate(data)
+
+
+# --- chunks --------------------------------------------------------------------------------------------------------
+
+_CHUNK = 0.005  # seconds
+
+
+class Pace:
+    """How much work a kernel gets per call, so that a call takes about 5 ms; it never changes what is computed.
+
+    Parameters
+    ----------
+    remaining : callable
+        Seconds left.
+    work : int
+        First guess, in the kernel's own unit.
+    """
+
+    def __init__(self, remaining: Callable[[], float], work: int = 20_000) -> None:
+        self.work = work
+        self._remaining = remaining
+
+    def __call__(self, kernel: Callable[[int], Any]) -> Any:
+        """The kernel's answer to one portion of work."""
+        began = time.perf_counter()
+        answer = kernel(max(1, self.work))
+        wanted = min(_CHUNK, self._remaining())
+        ratio = wanted / max(1e-6, time.perf_counter() - began)
+        self.work = max(1, int(self.work * min(4.0, max(0.05, ratio))))
+        return answer

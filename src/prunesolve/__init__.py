@@ -1,2 +1,93 @@
-"""prunesolve."""
+"""Which parts of a trained network to keep, as a combinatorial-optimisation problem that any solver can take.
+
+Every name is imported when it is first used, so that `import prunesolve` costs next to nothing and arrays can be
+solved without loading torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import bridges as bridges
+    from . import formulations as formulations
+    from . import problems as problems
+    from . import solvers as solvers
+    from .pipeline import apply_masks as apply_masks
+    from .pipeline import load as load
+    from .pipeline import masks as masks
+    from .pipeline import measure as measure
+    from .pipeline import prune as prune
+    from .pipeline import recalibrate_batchnorm as recalibrate_batchnorm
+    from .pipeline import refit as refit
+    from .pipeline import select as select
+    from .pipeline import shrink as shrink
+    from .pipeline import solve as solve
+    from .pipeline import verify as verify
+    from .problems import BinaryQuadratic as BinaryQuadratic
+    from .problems import Blocks as Blocks
+    from .problems import Budget as Budget
+    from .problems import Cardinality as Cardinality
+    from .problems import Group as Group
+    from .problems import GroupBounds as GroupBounds
+    from .problems import InvalidProblem as InvalidProblem
+    from .problems import LowRank as LowRank
+    from .problems import Selection as Selection
+    from .problems import SolverFailed as SolverFailed
+    from .problems import Statistics as Statistics
+    from .problems import Unit as Unit
+    from .problems import UnsupportedProblem as UnsupportedProblem
+    from .solvers import Result as Result
+    from .solvers import Solver as Solver
+    from .solvers import Status as Status
+
 __version__ = "0.1.0"
+
+_ROOMS = ("bridges", "formulations", "problems", "solvers")
+_NAMES = {
+    "pipeline": (
+        "prune",
+        "measure",
+        "solve",
+        "select",
+        "masks",
+        "apply_masks",
+        "shrink",
+        "verify",
+        "refit",
+        "recalibrate_batchnorm",
+        "load",
+    ),
+    "problems": (
+        "BinaryQuadratic",
+        "Blocks",
+        "Budget",
+        "Cardinality",
+        "Group",
+        "GroupBounds",
+        "InvalidProblem",
+        "LowRank",
+        "Selection",
+        "SolverFailed",
+        "Statistics",
+        "Unit",
+        "UnsupportedProblem",
+    ),
+    "solvers": ("Result", "Solver", "Status"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    if name in _HOME:
+        found = getattr(import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = found
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_ROOMS, *_HOME, "__version__"])

@@ -1,0 +1,109 @@
+"""Running a caller's network without leaving a trace on it, and saying where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+from prunesolve.problems import InvalidProblem
+
+
+def as_inputs(model: nn.Module, example: Any) -> tuple[torch.Tensor, ...]:
+    """The example as the model's positional arguments, on the model's device."""
+    inputs = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    wrong = [type(x).__name__ for x in inputs if not isinstance(x, torch.Tensor)]
+    if wrong or not inputs:
+        raise InvalidProblem(
+            f"example: expected a tensor or a tuple of tensors to call the model with, got {', '.join(wrong) or 'none'}"
+        )
+    placed = next(iter(model.parameters()), inputs[0]).device
+    return tuple(x.detach().to(placed) for x in inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, a seeded copy of the random state, full float precision; all restored."""
+    training = [(module, module.training) for module in model.modules()]
+    cuda = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        model.eval()
+        # the fused encoder kernel reads its weights past the modules that own them
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad(), torch.random.fork_rng(devices=cuda), _full_precision():
+            torch.manual_seed(0)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, flag in training:
+            module.training = flag
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """TF32 rounds to 1e-3, which would drown what is compared here."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+def run(model: nn.Module, inputs: tuple[torch.Tensor, ...], what: str = "the model") -> Any:
+    """The model's answer.
+
+    Raises
+    ------
+    InvalidProblem
+        If the forward pass raises; names the layer.
+    """
+    try:
+        return model(*inputs)
+    except Exception as error:
+        where = _failing_layer(model, inputs)
+        raise InvalidProblem(
+            f"{what} fails at {where} on the example of shape {[tuple(x.shape) for x in inputs]}: "
+            f"{type(error).__name__}: {_one_line(error)}"
+        ) from error
+
+
+def _failing_layer(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
+    # a second run with hooks: the layer that was entered last and never left
+    entered: list[str] = []
+    hooks = []
+    for path, module in model.named_modules():
+        label = f"layer {path!r} ({type(module).__name__})" if path else f"the forward of {type(module).__name__} itself"
+        hooks.append(module.register_forward_pre_hook(lambda *_, label=label: entered.append(label)))
+        hooks.append(module.register_forward_hook(lambda *_: (entered.pop(), None)[1]))
+    try:
+        model(*inputs)
+    except Exception:  # the caller already holds the error; only the place is asked for
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return entered[-1] if entered else "its first layer"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def float_tensors(answer: Any) -> list[torch.Tensor]:
+    """Every floating-point tensor inside a nested answer, in order."""
+    leaves = _pytree.tree_leaves(answer)
+    for leaf in leaves:
+        # classes that pytree does not know (a dataclass of outputs, say) still hold their tensors as attributes
+        if not isinstance(leaf, torch.Tensor) and hasattr(leaf, "__dict__"):
+            leaves = leaves + _pytree.tree_leaves(dict(vars(leaf)))
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]

@@ -1,0 +1,104 @@
+"""Metropolis annealing over feasible selections, resumable after any proposal."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .couplings import entry, field, reach, rebuild
+from .limits import recount, respend
+from .moves import (
+    BEST,
+    COOLING,
+    DRIFT,
+    HEAT,
+    IMPROVED,
+    STEP,
+    SUM,
+    SWEEP,
+    SWEEPS,
+    VALUE,
+    allowed,
+    keep_best,
+    make,
+    propose,
+    uniform,
+    value,
+)
+
+_REBUILD_AFTER = 200  # accepted moves per unit: rebuilding then costs under a percent
+
+
+@njit(cache=True, nogil=True)
+def anneal(c, a, limits, state, walk, moves, least, most, work):
+    """At most `most` proposals and about `work` of work; returns the proposals made. Heat inf accepts everything."""
+    real, whole = walk.real, walk.whole
+    if whole[SWEEP] < 0:
+        _begin(c, a, limits, state, walk)
+    n, done = state.x.size, 0
+    while done < most and work > 0 and whole[SWEEP] < whole[SWEEPS]:
+        done += 1
+        work -= 1
+        i, j = propose(limits, state, walk.chance, moves)
+        if i >= 0:
+            change = _accepted(c, a, limits, state, walk, i, j)
+            if change < np.inf:
+                if change >= 0.0 and real[VALUE] < real[BEST] - least:
+                    keep_best(state, walk)
+                real[VALUE] += change
+                work -= make(c, limits, state, i, j) >> 3
+                whole[DRIFT] += 1
+        whole[STEP] += 1
+        if whole[STEP] == n:
+            _end_sweep(c, a, limits, state, walk)
+    if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - least:
+        keep_best(state, walk)
+    return done
+
+
+@njit(inline="always")
+def _accepted(c, a, limits, state, walk, i, j):
+    """The change of the value where the move is allowed and Metropolis takes it, inf otherwise."""
+    heat = walk.real[HEAT]
+    if j < 0:
+        change = field(c, a, state.f, state.x, i)
+        if state.x[i]:
+            change = -change
+    else:
+        change = field(c, a, state.f, state.x, j) - field(c, a, state.f, state.x, i)
+        # a swap this bad is refused whatever J_ij is: no need to fetch it from memory
+        if change - walk.top[i] > 40.0 * heat:
+            return np.inf
+        change -= entry(c, i, j)
+    if change > 0.0 and heat < np.inf:
+        if change > 40.0 * heat or uniform(walk.chance) >= np.exp(-change / heat):
+            return np.inf
+    if not allowed(limits, state, i, j):
+        return np.inf
+    if heat == np.inf:
+        walk.real[SUM] += abs(change)
+    return change
+
+
+@njit
+def _begin(c, a, limits, state, walk):
+    recount(limits, state)
+    rebuild(c, a, state.f, state.x)
+    if walk.top[0] < 0.0:
+        reach(c, walk.top)
+    walk.real[VALUE] = value(c, a, state)
+    walk.whole[SWEEP] = 0
+    walk.whole[STEP] = 0
+    walk.whole[DRIFT] = 0
+
+
+@njit
+def _end_sweep(c, a, limits, state, walk):
+    walk.whole[STEP] = 0
+    walk.whole[SWEEP] += 1
+    walk.real[HEAT] *= walk.real[COOLING]
+    if walk.whole[DRIFT] > _REBUILD_AFTER * state.x.size:
+        walk.whole[DRIFT] = 0
+        rebuild(c, a, state.f, state.x)
+        respend(limits, state)
+        walk.real[VALUE] = value(c, a, state)

@@ -1,0 +1,181 @@
+"""Tabu search over feasible selections: the best allowed flip or drop-add swap at every step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .couplings import entry, reach, rebuild
+from .limits import can_flip, can_swap, recount, respend
+from .moves import (
+    BEST,
+    DRIFT,
+    FLIPS,
+    STEP,
+    SWAPS,
+    SWEEP,
+    SWEEPS,
+    VALUE,
+    allowed,
+    below,
+    keep_best,
+    make,
+    propose,
+    value,
+)
+
+_REBUILD_AFTER = 200  # steps per unit
+
+
+@njit(cache=True, nogil=True)
+def search(c, a, limits, state, walk, cheapest, moves, tenure, least, most):
+    """At most `most` steps, while SWEEP (steps since the last improvement) is below SWEEPS; returns the steps made."""
+    real, whole = walk.real, walk.whole
+    if whole[SWEEP] < 0:
+        _begin(c, a, limits, state, walk)
+    done = 0
+    while done < most and whole[SWEEP] < whole[SWEEPS]:
+        done += 1
+        whole[STEP] += 1
+        whole[SWEEP] += 1
+        change, i, j = _best_move(c, limits, state, walk, cheapest, moves, least)
+        if i < 0:
+            continue
+        if change >= 0.0 and real[VALUE] < real[BEST] - least:
+            keep_best(state, walk)
+            whole[SWEEP] = 0
+        real[VALUE] += change
+        make(c, limits, state, i, j)
+        whole[DRIFT] += 1
+        for unit in (i, j):
+            if unit >= 0:
+                # what was just added may leave earlier than what was just dropped may come back
+                span = tenure[0] if state.x[unit] else tenure[1]
+                walk.until[unit] = whole[STEP] + span + below(walk.chance, 1 + span // 2)
+        _refresh(c, a, limits, state, walk)
+    if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - least:
+        keep_best(state, walk)
+    return done
+
+
+@njit(cache=True, nogil=True)
+def shake(c, a, limits, state, walk, moves, least, strength):
+    """`strength` random moves from where the search stands."""
+    if walk.whole[SWEEP] < 0:
+        _begin(c, a, limits, state, walk)
+    for _ in range(strength):
+        i, j = propose(limits, state, walk.chance, moves)
+        if i >= 0 and allowed(limits, state, i, j):
+            make(c, limits, state, i, j)
+    walk.whole[SWEEP] = 0
+    walk.until[:] = 0
+    walk.real[VALUE] = value(c, a, state)
+
+
+@njit
+def _begin(c, a, limits, state, walk):
+    recount(limits, state)
+    rebuild(c, a, state.f, state.x)
+    if walk.top[0] < 0.0:
+        reach(c, walk.top)
+    walk.real[VALUE] = value(c, a, state)
+    walk.whole[SWEEP] = 0
+    walk.whole[DRIFT] = 0
+
+
+@njit
+def _refresh(c, a, limits, state, walk):
+    if walk.whole[DRIFT] > _REBUILD_AFTER * state.x.size:
+        walk.whole[DRIFT] = 0
+        rebuild(c, a, state.f, state.x)
+        respend(limits, state)
+        walk.real[VALUE] = value(c, a, state)
+
+
+@njit
+def _best_move(c, limits, state, walk, cheapest, moves, least):
+    """(change, i, j) of the best move that is not tabu or leads below the best value; i = -1 where there is none."""
+    aspired = walk.real[BEST] - least - walk.real[VALUE]
+    change, i, j = np.inf, -1, -1
+    if moves != SWAPS:
+        change, i = _best_flip(limits, state, walk, aspired)
+    if moves != FLIPS:
+        leaver = _best_leaver(limits, state, walk, cheapest, aspired)
+        if leaver >= 0:
+            swap, enters = _best_successor(c, limits, state, walk, leaver, change, aspired)
+            if enters >= 0:
+                change, i, j = swap, leaver, enters
+            else:
+                # nothing may follow it now: look at another one next time
+                walk.until[leaver] = max(walk.until[leaver], walk.whole[STEP] + 1)
+    return change, i, j
+
+
+@njit
+def _best_flip(limits, state, walk, aspired):
+    x, h, until, step = state.x, state.f, walk.until, walk.whole[STEP]
+    best, chosen, ties = np.inf, -1, 1
+    for i in range(x.size):
+        change = -h[i] if x[i] else h[i]
+        if change > best or (until[i] >= step and change >= aspired) or not can_flip(limits, state, i):
+            continue
+        if change < best:
+            best, chosen, ties = change, i, 1
+        else:
+            ties += 1
+            if below(walk.chance, ties) == 0:
+                chosen = i
+    return best, chosen
+
+
+@njit
+def _best_leaver(limits, state, walk, cheapest, aspired):
+    """The kept unit whose field exceeds most the cheapest field that may follow it; J_ij is left to the successor."""
+    x, h, until, step = state.x, state.f, walk.until, walk.whole[STEP]
+    partitions = limits.part.shape[0]
+    cheapest[:] = np.inf
+    for j in range(x.size):
+        if not x[j] and until[j] < step:
+            for p in range(partitions):
+                g = limits.part[p, j]
+                if h[j] < cheapest[g]:
+                    cheapest[g] = h[j]
+    best, chosen, ties = np.inf, -1, 1
+    for i in range(x.size):
+        if not x[i]:
+            continue
+        follows = cheapest[0]
+        for p in range(1, partitions):
+            g = limits.part[p, i]
+            if state.count[g] <= limits.low[g]:
+                follows = max(follows, cheapest[g])
+        change = follows - h[i]
+        if change > best or (until[i] >= step and change >= aspired):
+            continue
+        if change < best:
+            best, chosen, ties = change, i, 1
+        elif chosen >= 0:
+            ties += 1
+            if below(walk.chance, ties) == 0:
+                chosen = i
+    return chosen
+
+
+@njit
+def _best_successor(c, limits, state, walk, i, best, aspired):
+    """(change, j) of the best swap of i below `best`."""
+    x, h, until, step = state.x, state.f, walk.until, walk.whole[STEP]
+    chosen, ties = -1, 1
+    for j in range(x.size):
+        if x[j] or h[j] - h[i] - walk.top[i] > best:
+            continue
+        change = h[j] - h[i] - entry(c, i, j)
+        if change > best or (until[j] >= step and change >= aspired) or not can_swap(limits, state, i, j):
+            continue
+        if change < best:
+            best, chosen, ties = change, j, 1
+        elif chosen >= 0:
+            ties += 1
+            if below(walk.chance, ties) == 0:
+                chosen = j
+    return best, chosen

@@ -1,0 +1,107 @@
+"""Simulated annealing that never leaves the feasible selections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prunesolve.problems import BinaryQuadratic, InvalidProblem
+
+from . import _kernels
+from ._base import Run, Solver, Status
+from ._search import Search
+
+_SHORTEST = 32  # sweeps of the first annealing under a time limit; each later one is twice as long
+_PROBES = 1  # sweeps at infinite heat that measure the scale of the moves
+
+
+@dataclass(frozen=True)
+class SwapAnnealing(Solver):
+    r"""Metropolis annealing by swaps, and by single flips where the constraints leave room for them.
+
+    A swap of kept i for dropped j changes the value by  h_j - h_i - J_ij,  h = a + J x,  and is taken with
+    probability min(1, exp(-change / T)). T falls geometrically from `t_start` to `t_end` times the mean absolute
+    change of a random move. Where a bound is tight both units come from the same group, so no proposal is wasted.
+    An evaluation is one proposal, a sweep n of them.
+
+    Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a
+    time limit alone: annealings of doubling length until the time is over.
+
+    Parameters
+    ----------
+    sweeps : int
+        Sweeps of one annealing.
+    restarts : int
+        Annealings; the first begins at the start or the greedy selection, the others where the last one ended.
+    t_start, t_end : float
+        Temperatures in mean absolute changes.
+
+    Reference
+    ---------
+    S. Kirkpatrick, C. D. Gelatt, M. P. Vecchi, Optimization by simulated annealing, Science 220 (1983).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from prunesolve.problems import Cardinality
+    >>> problem = BinaryQuadratic([-1.0, -2.0, -3.0], np.ones((3, 3)) - np.eye(3), constraints=[Cardinality(2)])
+    >>> SwapAnnealing().solve(problem).objective
+    -4.0
+    """
+
+    sweeps: int = 1000
+    restarts: int = 4
+    t_start: float = 0.1
+    t_end: float = 0.001
+
+    name: ClassVar[str] = "swap-annealing"
+
+    def __post_init__(self) -> None:
+        if not (self.sweeps >= 1 and self.restarts >= 1):
+            raise InvalidProblem(f"sweeps, restarts: expected counts >= 1, got {self.sweeps} and {self.restarts}")
+        if not self.t_start >= self.t_end > 0:
+            raise InvalidProblem(f"t_start, t_end: expected t_start >= t_end > 0, got {self.t_start} and {self.t_end}")
+
+    def _prepare(self, problem: BinaryQuadratic) -> None:
+        with _kernels.telling(f"{_kernels.kind(problem)} annealing"):
+            few = SwapAnnealing(sweeps=1, restarts=1)
+            few._search(_kernels.tiny(problem), Run(_kernels.tiny(problem), seed=0))
+
+    def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
+        search = Search.begin(problem, run, factored=True)
+        if search is None:
+            return None
+        anneal = _kernels.load("annealing").anneal
+        scale = self._scale(search, anneal)
+        for sweeps in self._lengths(problem.n, run):
+            search.heat(self.t_start * scale, (self.t_end / self.t_start) ** (1 / max(1, sweeps - 1)), sweeps)
+            while search.unfinished and not run.should_stop():
+                search.advance(anneal)
+            if run.should_stop():
+                break
+        search.finish()
+        return None
+
+    def _lengths(self, n: int, run: Run) -> Iterator[int]:
+        """Sweeps of each annealing."""
+        if run.evaluation_limit is not None:
+            share = max(1, int(run.evaluations_left) // (n * self.restarts))
+            while True:
+                yield share
+        if run.time_limit is None:
+            yield from [self.sweeps] * self.restarts
+            return
+        sweeps = _SHORTEST
+        while True:
+            yield sweeps
+            sweeps *= 2
+
+    def _scale(self, search: Search, anneal: object) -> float:
+        """Mean absolute change of a random move, over a random walk that is thrown away."""
+        walk = search.scout()
+        walk.heat(math.inf, 1.0, _PROBES)
+        while walk.unfinished and not walk.run.should_stop():
+            walk.advance(anneal)
+        return walk.mean_change

@@ -1,0 +1,537 @@
+"""The command line: data on stdout, progress and notices on stderr.
+
+Exit codes: 0 ok, 1 no feasible solution, 2 bad input (one line, no traceback), 130 Ctrl-C after the incumbent is printed.
+`solve` is kept light: neither torch nor rich nor dimod is imported unless the instance needs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import importlib
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunesolve import __version__
+from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem
+
+app = typer.Typer(
+    name="prunesolve",
+    help="Decide which parts of a trained network to keep, as a combinatorial-optimisation problem.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+INFEASIBLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+class Task(str, enum.Enum):
+    """What the demo prunes."""
+
+    classify = "classify"
+    denoise = "denoise"
+
+
+class Refit(str, enum.Enum):
+    """How the weights that stay are adapted after the removal."""
+
+    none = "none"
+    least_squares = "least-squares"
+    reconstruct = "reconstruct"
+
+
+Model = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="A callable that returns the trained model.")]
+Data = Annotated[Path, typer.Option("--data", help="`.npz` with the keys inputs and targets.")]
+Keep = Annotated[str | None, typer.Option("--keep", help="Units kept: 0.5 is a fraction, 64 a count.")]
+Params = Annotated[str | None, typer.Option("--params", help="Parameters kept: 0.5 is a fraction, 10000 a count.")]
+Macs = Annotated[str | None, typer.Option("--macs", help="Multiply-adds kept: 0.5 is a fraction, 10000 a count.")]
+Layers = Annotated[str | None, typer.Option("--layers", help="Comma-separated layers whose outputs may go.")]
+FormulationName = Annotated[str, typer.Option("--formulation", help="See `prunesolve formulations`.")]
+SolverName = Annotated[str, typer.Option("--solver", help="See `prunesolve solvers`.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the run.")]
+TimeLimit = Annotated[float | None, typer.Option("--time-limit", help="Seconds.")]
+Device = Annotated[str | None, typer.Option("--device", help="torch device, such as cuda.")]
+
+
+@app.command()
+def demo(
+    task: Annotated[Task, typer.Option("--task", help="Digits classifier or photograph denoiser.")] = Task.classify,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and table.csv.")] = Path("demo-out"),
+    seed: Seed = 0,
+) -> None:
+    """Prune a small trained network on embedded real data: table, report.html and plots."""
+    from rich.console import Console
+
+    from prunesolve.demo import render, run_demo
+
+    result = run_demo(task.value, out, seed=seed)
+    Console().print(render(result))
+    print(f"report: {out / 'report.html'}")  # noqa: T201
+
+
+@app.command()
+def prune(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks, smaller model and report.")],
+    keep: Keep = None,
+    params: Params = None,
+    macs: Macs = None,
+    layers: Layers = None,
+    formulation: FormulationName = "reconstruction",
+    solver: SolverName = "auto",
+    refit: Annotated[Refit, typer.Option("--refit", help="Adapt the weights that stay.")] = Refit.least_squares,
+    repair: Annotated[str | None, typer.Option("--repair", help="Comma-separated repairs, such as bn.")] = None,
+    device: Device = None,
+    seed: Seed = 0,
+    time_limit: TimeLimit = None,
+) -> None:
+    """Prune a trained model: masks.safetensors, the smaller model and report.json in one folder."""
+    import prunesolve as ps
+    from prunesolve.bridges.torch.data import Batches
+
+    network = load_model(model)
+    batches = Batches.from_npz(data)
+    found = ps.prune(
+        network,
+        batches,
+        keep=amount("--keep", keep),
+        params=amount("--params", params),
+        macs=amount("--macs", macs),
+        layers=split(layers),
+        formulation=formulation,
+        solver=solver,
+        refit={"none": False, "least-squares": True}.get(refit.value, refit.value),
+        repair=split(repair),
+        device=device,
+        time_limit=time_limit,
+        seed=seed,
+    )
+    found.save(out)
+    say(str(found.report))
+    finish(found.result)
+
+
+@app.command()
+def measure(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Statistics file to write, `.npz`.")],
+    layers: Layers = None,
+    device: Device = None,
+) -> None:
+    """Measure what each unit of a model is worth and costs."""
+    import prunesolve as ps
+    from prunesolve.bridges.torch.data import Batches
+
+    stats = ps.measure(load_model(model), Batches.from_npz(data), layers=split(layers), device=device)
+    stats.save(out)
+    say(f"{out}: {stats.n} units in {len(stats.groups)} groups")
+    for group, reason in stats.meta.get("excluded", {}).items():
+        notice(f"left out: {group}: {reason}")
+
+
+@app.command()
+def encode(
+    statistics: Annotated[Path, typer.Argument(metavar="STATS.npz", help="What `measure` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Instance file to write, `.npz`.")],
+    formulation: FormulationName = "reconstruction",
+    keep: Keep = None,
+    params: Params = None,
+    macs: Macs = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="Option of the formulation, k=v.")] = None,
+) -> None:
+    """Turn statistics and a budget into a problem instance."""
+    from prunesolve import formulations
+    from prunesolve.problems import Statistics
+
+    chosen = formulations.get(formulation, **options(option))
+    problem = chosen.encode(
+        Statistics.load(existing(statistics)),
+        keep=amount("--keep", keep),
+        params=amount("--params", params),
+        macs=amount("--macs", macs),
+    )
+    problem.save(out)
+    say(f"{out}: {describe(problem)}")
+
+
+@app.command()
+def solve(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file; :k is its k-th instance.")],
+    solver: SolverName = "auto",
+    seed: Seed = 0,
+    time_limit: TimeLimit = None,
+    evaluation_limit: Annotated[int | None, typer.Option("--evaluation-limit", help="Most evaluations.")] = None,
+    keep: Keep = None,
+    option: Annotated[list[str] | None, typer.Option("--option", help="Option of the solver, k=v.")] = None,
+    start: Annotated[Path | None, typer.Option("--start", help="Result file to begin with.")] = None,
+    bound: Annotated[bool, typer.Option("--bound", help="Also prove a lower bound.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads, for solvers that use several.")] = None,
+    file_format: Annotated[str, typer.Option("--format", help="auto, mdplib, beasley, qkp or coo.")] = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="Result file to write, with the trace.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Solve an instance file and print the best selection found."""
+    from prunesolve import solvers
+    from prunesolve.problems import Cardinality
+    from prunesolve.problems.readers import read, split_index
+
+    path, index = split_index(instance)
+    problem = read(existing(path), format=file_format, index=index)
+    if keep is not None:
+        others = [c for c in problem.constraints if not isinstance(c, Cardinality)]
+        problem = problem.replace(constraints=[*others, Cardinality(count(amount("--keep", keep), problem.n))])
+    chosen = options(option)
+    if threads is not None and "threads" in solvers.solver_class(solver).options():
+        chosen["threads"] = threads
+    beginning = None if start is None else read_result(start).solution
+    result = solvers.get(solver, **chosen).solve(
+        problem, seed=seed, time_limit=time_limit, evaluation_limit=evaluation_limit, start=beginning, bound=bound
+    )
+    told = result_object(instance, problem, result)
+    if out is not None:
+        write_json(out, told | {"trace": [list(row) for row in result.trace]})
+    say(json.dumps(told, allow_nan=False) if as_json else summary(told))
+    finish(result)
+
+
+@app.command()
+def apply(
+    model: Model,
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="What `solve --out` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and smaller model.")],
+) -> None:
+    """Apply a result to the model: masks.safetensors and the smaller model, which loads without prunesolve."""
+    from prunesolve.pipeline import apply_result
+
+    told = read_object(result)
+    removed = apply_result(load_model(model), told, out)
+    say(f"{out}: masks.safetensors and the smaller model; {removed}")
+
+
+@app.command("solvers")
+def list_solvers() -> None:
+    """List the solvers."""
+    from prunesolve import solvers
+
+    for name in solvers.names():
+        say(name)
+
+
+@app.command("formulations")
+def list_formulations() -> None:
+    """List the formulations."""
+    from prunesolve import formulations
+
+    for name in formulations.names():
+        say(name)
+
+
+@app.command()
+def info(file: Annotated[str, typer.Argument(metavar="FILE[:k]", help="Any file prunesolve reads or writes.")]) -> None:
+    """Say what a file holds."""
+    from prunesolve.pipeline import load
+    from prunesolve.problems.readers import split_index
+
+    path, index = split_index(file)
+    existing(path)
+    say(describe(load(path) if index is None else load(path, index=index)))
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN[:k]", help="Instance file to read.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Instance file to write; the suffix says how.")],
+    file_format: Annotated[str, typer.Option("--format", help="auto, mdplib, beasley, qkp or coo.")] = "auto",
+) -> None:
+    """Convert an instance from one file format to another."""
+    from prunesolve.problems.readers import read, split_index, write
+
+    path, index = split_index(source)
+    problem = read(existing(path), format=file_format, index=index)
+    write(problem, target)
+    say(f"{target}: {describe(problem)}")
+
+
+@app.command()
+def check(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file.")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A claimed solution.")],
+) -> None:
+    """Verify a claimed solution: recompute its objective and its constraints."""
+    from prunesolve.problems.readers import read, split_index
+
+    path, index = split_index(instance)
+    problem, claimed, told = read(existing(path), index=index), read_result(result), read_object(result)
+    if told.get("instance_hash") not in (None, problem.hash):
+        raise InvalidProblem(f"{result}: made for instance {told['instance_hash']}, {instance} is {problem.hash}")
+    if claimed.solution is None:
+        raise InvalidProblem(f"{result}: holds no solution (status {claimed.status})")
+    objective, violation = problem.value(claimed.solution), problem.violation(claimed.solution)
+    scale = max(1.0, abs(objective))
+    if claimed.objective is None or abs(claimed.objective - objective) > 1e-9 * scale:
+        raise InvalidProblem(f"{result}: claims objective {claimed.objective}, recomputed {objective}")
+    if not problem.is_feasible(claimed.solution):
+        say(f"infeasible: objective {objective:.12g}, violation {violation:g}")
+        raise typer.Exit(INFEASIBLE)
+    say(f"holds: objective {objective:.12g}, feasible, {int(claimed.solution.sum())} of {problem.n} kept")
+
+
+def amount(flag: str, text: str | None) -> int | float | None:
+    """A budget from its text: with a point a fraction, without one a count."""
+    if text is None:
+        return None
+    try:
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        raise InvalidProblem(f"{flag}: expected a fraction such as 0.5 or a count such as 64, got {text!r}") from None
+
+
+def count(keep: int | float | None, n: int) -> int:
+    """Units kept, from a count or a fraction of n."""
+    if isinstance(keep, float):
+        if not 0 <= keep <= 1:
+            raise InvalidProblem(f"--keep: expected a fraction from 0.0 to 1.0, got {keep}")
+        return int(keep * n + 0.5)
+    return int(keep or 0)
+
+
+def split(names: str | None) -> list[str] | None:
+    """A comma-separated list."""
+    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
+
+
+def options(pairs: list[str] | None) -> dict[str, Any]:
+    """Options from k=v texts; values are Python literals, anything else is a string."""
+    found = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InvalidProblem(f"--option: expected k=v, got {pair!r}")
+        try:
+            found[key.replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key.replace("-", "_")] = value
+    return found
+
+
+def existing(path: str | Path) -> Path:
+    """The path, if a file is there."""
+    found = Path(path)
+    if found.is_dir():
+        raise InvalidProblem(f"{found}: expected a file, got a folder")
+    if not found.exists():
+        raise InvalidProblem(f"{found}: no such file")
+    return found
+
+
+def load_model(reference: str) -> Any:
+    """The model that MODULE:FACTORY or FILE.py:FACTORY returns; the current folder is importable."""
+    import torch
+
+    module_name, colon, factory_name = reference.rpartition(":")
+    if not colon or not module_name or not factory_name:
+        raise InvalidProblem(f"model: expected MODULE:FACTORY or FILE.py:FACTORY, got {reference!r}")
+    module = _module(module_name)
+    if not hasattr(module, factory_name):
+        from prunesolve.problems import unknown
+
+        raise unknown(f"factory in {module_name}", factory_name, [n for n in vars(module) if not n.startswith("_")])
+    factory = getattr(module, factory_name)
+    try:
+        model = factory if isinstance(factory, torch.nn.Module) else factory()
+    except Exception as error:
+        raise InvalidProblem(f"{reference}: the factory raised {type(error).__name__}: {error}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidProblem(f"{reference}: expected a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _module(name: str) -> Any:
+    if name.endswith(".py"):
+        path = existing(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise InvalidProblem(f"{name}: cannot be imported as Python")
+        module = importlib.util.module_from_spec(spec)
+        # torch.export and pickling look a class up by its module's name
+        sys.modules.setdefault(path.stem, module)
+        sys.path.insert(0, str(path.resolve().parent))
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise InvalidProblem(f"{name}: importing it raised {type(error).__name__}: {error}") from error
+        return module
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InvalidProblem(f"{name}: no module named {error.name!r}; name a file as FILE.py:FACTORY") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        told = json.loads(existing(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InvalidProblem(f"{path}: expected the JSON that `solve --out` writes ({error})") from None
+    if not isinstance(told, dict):
+        raise InvalidProblem(f"{path}: expected a JSON object, got {type(told).__name__}")
+    return told
+
+
+def read_result(path: Path) -> Any:
+    """The result in a file."""
+    from prunesolve.solvers import Result
+
+    try:
+        return Result.from_json(json.dumps(read_object(path)))
+    except InvalidProblem as error:
+        raise InvalidProblem(f"{path}: {error}") from None
+
+
+def write_json(path: Path, told: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    from prunesolve.problems._npz import whole_file
+
+    with whole_file(path) as file:
+        file.write(json.dumps(told, allow_nan=False).encode())
+
+
+def result_object(instance: str, problem: Any, result: Any) -> dict[str, Any]:
+    """What `solve --json` prints."""
+    told: dict[str, Any] = json.loads(result.to_json(trace=False))
+    sense = problem.meta.get("sense", "minimise")
+    native = None
+    if result.objective is not None:
+        native = -result.objective if sense == "maximise" else result.objective
+    return told | {
+        "instance": instance,
+        "instance_hash": problem.hash,
+        "sense": sense,
+        "native_objective": native,
+        "n": problem.n,
+        "kept_units": kept_units(problem, result.solution),
+        "instance_meta": dict(problem.meta),
+        "version": __version__,
+    }
+
+
+def kept_units(problem: Any, solution: Any) -> dict[str, list[int]] | None:
+    """{module path: original indices kept}, where the instance's labels are units."""
+    labels = problem.labels
+    if solution is None or labels is None or not all(isinstance(x, tuple) and len(x) == 2 for x in labels):
+        return None
+    kept: dict[str, list[int]] = {str(layer): [] for layer, _ in labels}
+    for (layer, channel), stays in zip(labels, solution, strict=True):
+        if stays:
+            kept[str(layer)].append(int(channel))
+    return kept
+
+
+def summary(told: Mapping[str, Any]) -> str:
+    """A result in a few lines."""
+    lines = [f"{'instance':<12}{told['instance']}  ({told['instance_hash']})", f"{'solver':<12}{told['solver']}"]
+    if "picked" in told["details"]:
+        lines.append(f"{'picked':<12}{told['details']['picked']}")
+    lines.append(f"{'status':<12}{told['status']}")
+    if told["objective"] is not None:
+        native = "" if told["sense"] == "minimise" else f"  ({told['native_objective']:.12g} maximised)"
+        lines.append(f"{'objective':<12}{told['objective']:.12g}{native}")
+    if told["bound"] is not None:
+        gap = "" if told["gap"] is None else f"  (gap {100 * told['gap']:.4g} %)"
+        lines.append(f"{'bound':<12}{told['bound']:.12g}{gap}")
+    lines.append(f"{'feasible':<12}{'yes' if told['feasible'] else 'no'}")
+    lines.append(f"{'kept':<12}{told['kept']} of {told['n']}")
+    lines.append(f"{'seconds':<12}{told['seconds']:.3f}  (seed {told['seed']}, {told['evaluations']} evaluations)")
+    for layer, channels in (told["kept_units"] or {}).items():
+        lines.append(f"  {layer}: {' '.join(map(str, channels)) or 'none'}")
+    if told["kept_units"] is None and told["solution"] is not None:
+        lines.append(f"{'solution':<12}{' '.join(map(str, told['solution']))}")
+    return "\n".join(lines)
+
+
+def describe(thing: Any) -> str:
+    """A problem, statistics, masks or result in a line or a few."""
+    from prunesolve.problems import BinaryQuadratic, Statistics
+    from prunesolve.solvers import Result
+
+    if isinstance(thing, BinaryQuadratic):
+        name = thing.meta.get("name")
+        constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
+        return (
+            f"{name + ': ' if name else ''}BinaryQuadratic, n = {thing.n}, {type(thing.couplings).__name__} couplings, "
+            f"constraints: {constraints}, sense {thing.meta.get('sense', 'minimise')}, hash {thing.hash}"
+        )
+    if isinstance(thing, Statistics):
+        head = f"Statistics, {thing.n} units in {len(thing.groups)} groups; saliency: {', '.join(thing.saliency)}"
+        return "\n".join([head, *(f"  {g.name}: {g.size} units" for g in thing.groups)])
+    if isinstance(thing, Result):
+        return f"Result, status {thing.status}, objective {thing.objective}, bound {thing.bound}, by {thing.solver}"
+    if isinstance(thing, Mapping):
+        head = f"Masks of {len(thing)} modules"
+        return "\n".join([head, *(f"  {path}: {int(m.sum())} of {m.numel()} kept" for path, m in thing.items())])
+    return type(thing).__name__
+
+
+def _constraint_text(constraint: Any) -> str:
+    from prunesolve.problems import Budget, Cardinality
+
+    if isinstance(constraint, Cardinality):
+        return f"Cardinality({constraint.k})"
+    if isinstance(constraint, Budget):
+        return f"Budget(limit {constraint.limit:g}{', bilinear' if constraint.pair is not None else ''})"
+    return f"GroupBounds({len(constraint.low)} groups)"
+
+
+def say(text: str) -> None:
+    """Data, on stdout."""
+    print(text)  # noqa: T201
+
+
+def notice(text: str) -> None:
+    """Everything else, on stderr."""
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def finish(result: Any) -> None:
+    """Leave with the exit code the result stands for."""
+    if result.details.get("interrupted"):
+        raise typer.Exit(INTERRUPTED)
+    if not result.feasible:
+        raise typer.Exit(INFEASIBLE)
+
+
+@contextmanager
+def _one_clear_line() -> Iterator[None]:
+    """Bad input ends in one line on stderr and exit code 2."""
+    try:
+        yield
+    except (InvalidProblem, UnsupportedProblem, SolverFailed, OSError, MemoryError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        notice(f"prunesolve: {message}")
+        raise SystemExit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        notice("prunesolve: interrupted")
+        raise SystemExit(INTERRUPTED) from None
+
+
+def main(run: Callable[[], Any] = app) -> None:
+    """Entry point of the `prunesolve` command."""
+    logging.basicConfig(format="prunesolve: %(message)s", stream=sys.stderr, level=logging.WARNING)
+    with _one_clear_line():
+        run()
+
+
+if __name__ == "__main__":
+    main()

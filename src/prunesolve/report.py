@@ -1,0 +1,343 @@
+"""One self-contained HTML page: tables that sort, figures drawn inline, nothing fetched from a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from io import StringIO
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from prunesolve.problems import InvalidProblem
+from prunesolve.problems._npz import whole_file
+
+# Okabe and Ito's palette, which readers of every colour vision can tell apart; markers say the same once more.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings; a click on a heading sorts by it.
+
+    Parameters
+    ----------
+    title : str
+        Heading of the section.
+    columns : {heading: format}
+        Format specification of each column's numbers, such as ".2f"; "" for text.
+    rows : sequence of sequences
+        One value per column; None shows as a dash.
+    note : str
+        A sentence or two under the heading.
+    """
+
+    title: str
+    columns: Mapping[str, str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for r, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise InvalidProblem(
+                    f"table {self.title!r}: expected {len(self.columns)} values a row, got {len(row)} in row {r}"
+                )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing as SVG text: what `lines` and `counts` return."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, y) under a label; `style` is the place in the palette, shared by all curves of one thing."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: int = 0
+
+
+def write_report(
+    path: str | Path,
+    title: str,
+    blocks: Iterable[Table | Figure | str],
+    *,
+    lead: str = "",
+    facts: Mapping[str, str] | None = None,
+) -> None:
+    """Write the page, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The `.html` file; its folder is made.
+    title : str
+        Title and first heading.
+    blocks : iterable of Table, Figure or str
+        What the page shows, in order; a str is a paragraph.
+    lead : str
+        What the reader should know first.
+    facts : {label: value}, optional
+        A few figures shown large.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_report(folder / "report.html", "Two", [Table("Rows", {"n": "d"}, [[1], [2]])])
+    >>> "<td data-value='2'>2</td>" in (folder / "report.html").read_text(encoding="utf-8")
+    True
+    """
+    tiles = "".join(f"<div><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in (facts or {}).items())
+    page = _PAGE.substitute(
+        title=escape(title),
+        lead=f"<p class='lead'>{escape(lead)}</p>" if lead else "",
+        facts=f"<div class='facts'>{tiles}</div>" if tiles else "",
+        body="\n".join(_html(block) for block in blocks),
+    )
+    with whole_file(path) as file:
+        file.write(page.encode())
+
+
+def _html(block: Table | Figure | str) -> str:
+    if isinstance(block, str):
+        return f"<p>{escape(block)}</p>"
+    note = f"<p class='note'>{escape(block.note)}</p>" if block.note else ""
+    inner = f"<figure>{block.svg}</figure>" if isinstance(block, Figure) else _table(block)
+    return f"<section><h2>{escape(block.title)}</h2>{note}{inner}</section>"
+
+
+def _table(table: Table) -> str:
+    kinds = ["" if spec else " class='text'" for spec in table.columns.values()]
+    head = "".join(
+        f"<th scope='col'{kind}><button>{escape(heading)}</button></th>"
+        for heading, kind in zip(table.columns, kinds, strict=True)
+    )
+    rows = "".join(
+        "<tr>" + "".join(_cell(*each) for each in zip(row, table.columns.values(), kinds, strict=True)) + "</tr>"
+        for row in table.rows
+    )
+    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _cell(value: Any, spec: str, kind: str) -> str:
+    return f"<td{kind} data-value='{_sort_key(value)}'>{escape(shown(value, spec))}</td>"
+
+
+def _sort_key(value: Any) -> str:
+    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return "" if missing else escape(str(value), quote=True)
+
+
+def shown(value: Any, spec: str) -> str:
+    """A value in its column's format; a dash where there is none.
+
+    Examples
+    --------
+    >>> shown(0.1234, ".2f"), shown(None, ".2f"), shown("L1", ""), shown(-0.5, ".1f")
+    ('0.12', '–', 'L1', '−0.5')
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return format(value, spec).replace("-", "−") if spec else str(value)
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def lines(
+    panels: Mapping[str, Sequence[Curve]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    note: str = "",
+    reference: tuple[str, float] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+    steps: bool = False,
+    ticks: Sequence[float] | None = None,
+) -> Figure:
+    """Panels side by side with a common vertical axis, one legend for all.
+
+    Parameters
+    ----------
+    panels : {panel title: curves}
+        What is drawn.
+    title, note : str
+        Of the figure on the page.
+    x, y : str
+        Axis labels, with units.
+    reference : (label, value), optional
+        A horizontal line to compare with.
+    log_x, log_y : bool
+        Logarithmic axes.
+    steps : bool
+        Hold each value until the next point instead of joining points.
+    ticks : sequence of float, optional
+        Where the horizontal axis is labelled.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    with _style(title):
+        canvas = Canvas(figsize=(4.9 * max(len(panels), 1.45), 3.7), layout="constrained")
+        axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (heading, curves) in zip(axes, panels.items(), strict=True):
+            for curve in curves:
+                _draw(axis, curve, steps)
+            if reference is not None:
+                axis.axhline(reference[1], color="#444", lw=1, ls=(0, (4, 3)), label=reference[0], zorder=1)
+            axis.set(title=heading, xlabel=x, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+            if ticks is not None:
+                axis.set_xticks(ticks)
+        axes[0].set_ylabel(y)
+        handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
+        canvas.legend(handles.values(), handles.keys(), loc="outside right upper")
+        return Figure(title, _svg(canvas, title), note)
+
+
+def _draw(axis: Any, curve: Curve, steps: bool) -> None:
+    colour, marker = PALETTE[curve.style % len(PALETTE)], MARKERS[curve.style % len(MARKERS)]
+    shape = {"drawstyle": "steps-post", "markersize": 3} if steps else {"markersize": 5}
+    axis.plot(curve.x, curve.y, color=colour, marker=marker, label=curve.label, **shape)
+
+
+def counts(kept: Mapping[str, Mapping[str, tuple[int, int]]], *, title: str, note: str = "") -> Figure:
+    """How many units each method keeps in each layer, the shade saying the share.
+
+    Parameters
+    ----------
+    kept : {method: {layer: (kept, size)}}
+        `Selection.counts` of each method, over the same layers.
+    title, note : str
+        Of the figure on the page.
+
+    Returns
+    -------
+    Figure
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    methods, layers = list(kept), list(next(iter(kept.values()), {}))
+    shares = [[kept[m][layer][0] / max(1, kept[m][layer][1]) for layer in layers] for m in methods]
+    sizes = [kept[methods[0]][layer][1] for layer in layers] if methods else []
+    with _style(title):
+        canvas = Canvas(figsize=(2.2 + 0.95 * len(layers), 0.9 + 0.42 * len(methods)), layout="constrained")
+        axis = canvas.subplots()
+        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for (m, method), (column, layer) in ((a, b) for a in enumerate(methods) for b in enumerate(layers)):
+            ink = "white" if shares[m][column] > 0.6 else "#222"
+            axis.text(column, m, kept[method][layer][0], ha="center", va="center", color=ink)
+        named = [f"{layer}\nof {size}" for layer, size in zip(layers, sizes, strict=True)]
+        axis.set_xticks(range(len(layers)), named)
+        axis.set_yticks(range(len(methods)), methods)
+        axis.tick_params(length=0)
+        axis.grid(visible=False)
+        axis.spines[:].set_visible(False)
+        bar = canvas.colorbar(image, ax=axis, label="share of units kept", ticks=[0, 0.5, 1])
+        bar.outline.set_visible(False)
+        return Figure(title, _svg(canvas, title), note)
+
+
+def _style(salt: str) -> Any:
+    """matplotlib's settings of our figures; without pyplot, hence without touching the caller's."""
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "svg.fonttype": "none",  # text stays text: selectable, small, and the page's own font
+            "svg.hashsalt": salt,  # same figure, same bytes; and no two figures of a page share an id
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": "#888",
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.8,
+            "axes.axisbelow": True,
+            "lines.linewidth": 1.6,
+            "legend.frameon": False,
+        }
+    )
+
+
+def _svg(canvas: Any, title: str) -> str:
+    text = StringIO()
+    canvas.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(title, quote=True)}" ', 1)
+
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+:root { --ink: #1c2430; --soft: #5b6675; --line: #e3e7ec; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; }
+h2 { font-size: 1.2rem; margin: 2.75rem 0 .25rem; }
+.lead { font-size: 1.05rem; max-width: 48rem; margin: 0 0 1.5rem; }
+.note { color: var(--soft); max-width: 48rem; margin: 0 0 .9rem; font-size: .93rem; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1.25rem 0; }
+.facts div { border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; }
+.facts b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
+.facts span { color: var(--soft); font-size: .85rem; }
+figure { margin: 0; overflow-x: auto; }
+figure svg { max-width: 100%; height: auto; }
+.scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: .5rem; }
+table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .34rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th.text, td.text { text-align: left; }
+thead th { position: sticky; top: 0; background: #f6f8fa; }
+th button { all: unset; cursor: pointer; font-weight: 600; }
+th button:focus-visible { outline: 2px solid var(--accent); }
+th[aria-sort] button { color: var(--accent); }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
+tbody tr:hover { background: #f2f7fb; }
+tbody tr:last-child td { border-bottom: 0; }
+@media print { .scroll { max-height: none; overflow: visible; } }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+$lead
+$facts
+$body
+<script>
+for (const button of document.querySelectorAll("th button")) button.onclick = () => {
+  const th = button.parentElement, table = th.closest("table"), column = th.cellIndex, body = table.tBodies[0];
+  const up = th.getAttribute("aria-sort") !== "ascending";
+  for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
+  th.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = row => row.cells[column].dataset.value;
+  const order = (a, b) => a === "" || b === "" ? (a === "") - (b === "") :
+    (up ? 1 : -1) * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
+  body.append(...[...body.rows].sort((a, b) => order(key(a), key(b))));
+};
+</script>
+</body>
+</html>
+""")
