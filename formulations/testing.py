@@ -352,7 +352,7 @@ def _out_of_reach(formulation: Formulation, stats: Statistics) -> Iterator[tuple
     fewest = int(admitted.sum(axis=1).min())
     if fewest:
         yield {"keep": fewest - 1}, str(fewest)
-    for resource in {"params", "macs"} & set(stats.cost):
+    for resource in (name for name in ("params", "macs") if name in stats.cost):
         least = math.ceil(_spent(stats, resource, admitted).min() - 1e-6)
         if least > 0:
             yield {resource: least - 1}, str(least)

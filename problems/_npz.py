@@ -79,7 +79,7 @@ def unpack(path: str | Path, build: Callable[[dict[str, Any]], T], arrays: dict[
 def kind_of(path: str | Path) -> str | None:
     """What an `.npz` of ours holds, None where the file is not ours."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             if "format" in file and "kind" in file and str(file["format"]) == FORMAT:
                 return str(file["kind"])
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def read(path: str | Path, kind: str) -> dict[str, np.ndarray[Any, Any]]:
         If the file is truncated, foreign, holds pickles or another kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise

@@ -140,7 +140,7 @@ class BinaryQuadratic:
         for name, array in sorted(_problem_arrays(self).items()):
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             # viewed as bytes where they lie: an n = 4096 matrix is 128 MiB
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()[:16]
 
     def replace(self, **changes: Any) -> BinaryQuadratic:

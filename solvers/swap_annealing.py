@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +13,6 @@ from ._base import Run, Solver, Status
 from ._search import Search
 
 _SHORTEST = 32  # sweeps of the first annealing under a time limit; each later one is twice as long
-_PROBES = 1  # sweeps at infinite heat that measure the scale of the moves
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,14 @@ class SwapAnnealing(Solver):
         search = Search.begin(problem, run, factored=True)
         if search is None:
             return None
-        anneal = _kernels.load("annealing").anneal
-        scale = self._scale(search, anneal)
+        scale = search.mean_change()
         for sweeps in self._lengths(problem.n, run):
             search.heat(self.t_start * scale, (self.t_end / self.t_start) ** (1 / max(1, sweeps - 1)), sweeps)
             while search.unfinished and not run.should_stop():
-                search.advance(anneal)
+                search.anneal()
             if run.should_stop():
                 break
-        search.finish()
+        search.offer()
         return None
 
     def _lengths(self, n: int, run: Run) -> Iterator[int]:
@@ -97,11 +94,3 @@ class SwapAnnealing(Solver):
         while True:
             yield sweeps
             sweeps *= 2
-
-    def _scale(self, search: Search, anneal: object) -> float:
-        """Mean absolute change of a random move, over a random walk that is thrown away."""
-        walk = search.scout()
-        walk.heat(math.inf, 1.0, _PROBES)
-        while walk.unfinished and not walk.run.should_stop():
-            walk.advance(anneal)
-        return walk.mean_change

@@ -99,11 +99,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def float_tensors(answer: Any) -> list[torch.Tensor]:
-    """Every floating-point tensor inside a nested answer, in order."""
+def tensors(answer: Any) -> list[torch.Tensor]:
+    """Every tensor inside a nested answer, in order."""
     leaves = _pytree.tree_leaves(answer)
     for leaf in leaves:
         # classes that pytree does not know (a dataclass of outputs, say) still hold their tensors as attributes
         if not isinstance(leaf, torch.Tensor) and hasattr(leaf, "__dict__"):
             leaves = leaves + _pytree.tree_leaves(dict(vars(leaf)))
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

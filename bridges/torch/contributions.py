@@ -19,7 +19,8 @@ from torch import Tensor
 
 from prunesolve.problems import InvalidProblem
 
-from .unfold import LINEAR_LAYERS, columns, parts, taps, weight_matrix
+from ._layers import conv_groups
+from .unfold import LINEAR_LAYERS, columns, taps, weight_matrix
 
 # above this many inputs the (d, d) Gram of a Linear is larger than its units' contributions
 _WIDE = 4096
@@ -79,7 +80,10 @@ class Contributions:
         rows = inputs.reshape(-1, inputs.shape[-1])
         step = max(1, _PIECE // max(1, len(self.gram) * len(weight)))
         for piece in rows.split(step):
-            each = [torch.einsum("nsm,osm->sno", piece[:, torch.tensor(o)], weight[:, torch.tensor(o)]).flatten(1) for o in self.owned]
+            each = [
+                torch.einsum("nsm,osm->sno", piece[:, torch.tensor(o)], weight[:, torch.tensor(o)]).flatten(1)
+                for o in self.owned
+            ]
             units = torch.cat(each)
             self.gram += (units @ units.T).cpu().double().numpy()
             self.energy += float((piece @ weight.T).double().square().sum())
@@ -93,7 +97,7 @@ def _channel_gram(module: Any, inputs: Tensor) -> Tensor:
     for x, _ in columns(module, inputs):
         gram.baddbmm_(x, x.transpose(1, 2))
     width = gram.shape[1] // taps(module)
-    shape = (parts(module), width, taps(module), width, taps(module))
+    shape = (conv_groups(module), width, taps(module), width, taps(module))
     return torch.block_diag(*(gram * norms).reshape(shape).sum((2, 4)))
 
 

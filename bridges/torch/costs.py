@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunesolve.problems import Group
 from prunesolve.problems.units import offsets
 
+from ._forward import evaluating
+from ._layers import conv_groups, widths
 from .data import Inputs, call, slice_of
-from .evaluate import eval_mode
-from .unfold import LINEAR_LAYERS, TRANSPOSED, parts, taps
+from .unfold import LINEAR_LAYERS, TRANSPOSED, taps
 
 
 class Cost(NamedTuple):
@@ -41,11 +41,11 @@ def count(model: nn.Module, example: Inputs) -> dict[str, int]:
 
     Examples
     --------
+    >>> import torch
     >>> count(nn.Linear(3, 2), torch.zeros(4, 3))
     {'params': 8, 'macs': 6}
     """
-    # no_grad, not inference_mode: there the counter misses operators that are not decomposed
-    with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with evaluating(model), FlopCounterMode(display=False) as counter:
         call(model, slice_of(example, slice(1)))
     return {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2}
 
@@ -69,6 +69,7 @@ def costs(model: nn.Module, groups: Sequence[Group], example: Inputs) -> dict[st
 
     Examples
     --------
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     >>> units = Group("0", 2, [("0", "out", [[0], [1]]), ("1", "in", [[0], [1]])])
     >>> params = costs(net, [units], torch.zeros(1, 3))["params"]
@@ -124,17 +125,13 @@ class _Kept:
         slope = sparse.csr_array((np.ones(len(each)), (part, units)), shape=(groups, self.n))
         return _Affine(channels / groups - np.bincount(part, minlength=groups), slope)
 
-    def inputs(self, path: str, module: Any) -> _Affine:
+    def inputs(self, path: str, module: nn.Module) -> _Affine:
         """Kept inputs of each part of a linear layer."""
-        if isinstance(module, nn.Linear):
-            return self.affine(path, "in", module.in_features)
-        return self.affine(path, "in", module.in_channels, module.groups)
+        return self.affine(path, "in", widths(module)[0], conv_groups(module))
 
-    def outputs(self, path: str, module: Any) -> _Affine:
+    def outputs(self, path: str, module: nn.Module) -> _Affine:
         """Kept outputs of each part of a linear layer."""
-        if isinstance(module, nn.Linear):
-            return self.affine(path, "out", module.out_features)
-        return self.affine(path, "out", module.out_channels, module.groups)
+        return self.affine(path, "out", widths(module)[1], conv_groups(module))
 
     def of_parameter(self, path: str, module: nn.Module, parameter: nn.Parameter) -> tuple[_Affine, float]:
         """Kept channels of a bias, a norm's or PReLU's vector or an embedding's table, and entries a channel."""
@@ -180,23 +177,18 @@ def _positions(model: nn.Module, example: Inputs) -> dict[str, int]:
 
     def watch(path: str, module: Any) -> Any:
         def note(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            side = inputs[0] if isinstance(module, TRANSPOSED) else output
-            seen[path] = seen.get(path, 0) + side.numel() // _channels(module)
+            # the kernel of a transposed convolution is applied at input positions
+            reads, makes = widths(module)
+            positions = inputs[0].numel() // reads if isinstance(module, TRANSPOSED) else output.numel() // makes
+            seen[path] = seen.get(path, 0) + positions
 
         return module.register_forward_hook(note)
 
     handles = [watch(path, m) for path, m in model.named_modules() if isinstance(m, LINEAR_LAYERS)]
     try:
-        with eval_mode(model), torch.no_grad():
+        with evaluating(model):
             call(model, slice_of(example, slice(1)))
     finally:
         for handle in handles:
             handle.remove()
     return seen
-
-
-def _channels(module: Any) -> int:
-    """Channels of the side at whose positions the kernel is applied."""
-    if isinstance(module, nn.Linear):
-        return int(module.out_features)
-    return int(module.in_channels if isinstance(module, TRANSPOSED) else module.out_channels)

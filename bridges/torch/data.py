@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from prunesolve.problems import InvalidProblem
 
+from ._forward import as_inputs, run
+
 Inputs = Tensor | tuple[Tensor, ...]
 
 _LIMIT = 2 * 1024**3
@@ -46,6 +48,7 @@ class Batches:
     """
 
     def __init__(self, data: Any, size: int = 128) -> None:
+        self._source: Any = None
         self._classes: frozenset[int] | None = None
         if isinstance(data, Batches):
             self._source, self._classes = data._source, data._classes
@@ -119,17 +122,13 @@ def slice_of(inputs: Inputs, rows: Any) -> Inputs:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """The outputs of the model for a batch on the model's own device."""
-    device = device_of(model)
-    if isinstance(inputs, Tensor):
-        return model(inputs.to(device))
-    return model(*(part.to(device) for part in inputs))
+    """The outputs of the model for a batch, brought to the model's device; an error names the layer that raised it."""
+    return run(model, as_inputs(model, inputs))
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter or buffer lies; the CPU where it has none."""
+    """Where the model's first parameter lies; the CPU where it has none."""
     first = next(model.parameters(), None)
-    first = next(model.buffers(), None) if first is None else first
     return torch.device("cpu") if first is None else first.device
 
 
@@ -206,7 +205,7 @@ def _arrays(path: str | Path) -> dict[str, Any]:
         raise
     except (ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise InvalidProblem(
-            f"{path}: expected an .npz with the arrays 'inputs' and 'targets' and no pickles, got another file ({error})"
+            f"{path}: expected an .npz of arrays inputs and targets without pickles, got another file ({error})"
         ) from None
 
 

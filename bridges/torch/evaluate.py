@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from prunesolve.problems import InvalidProblem
 
+from ._forward import evaluating
 from .data import Batches, call, device_of, samples
 
 Loss = Callable[[Any, Any], Any]
@@ -57,7 +57,7 @@ def evaluate(
     """
     model = placed(model, device)
     count, loss_sum, metric_sum, name = 0, 0.0, 0.0, "loss"
-    with eval_mode(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for inputs, targets in Batches(data):
             outputs, wanted = call(model, inputs), with_targets(targets, model)
             losses = per_sample(loss, outputs, wanted, samples(inputs))
@@ -80,7 +80,11 @@ def per_sample(loss: Loss | None, outputs: Any, targets: Tensor, count: int) -> 
     if not isinstance(outputs, Tensor):
         raise InvalidProblem(f"loss: the network returns a {type(outputs).__name__}, not a tensor; give loss=")
     if _is_classes(targets):
-        return F.cross_entropy(_classes_second(outputs, targets), targets.long(), reduction="none").reshape(count, -1).mean(1)
+        return (
+            F.cross_entropy(_classes_second(outputs, targets), targets.long(), reduction="none")
+            .reshape(count, -1)
+            .mean(1)
+        )
     if targets.shape == outputs.shape and targets.is_floating_point():
         return F.mse_loss(outputs, targets, reduction="none").reshape(count, -1).mean(1)
     raise InvalidProblem(
@@ -101,18 +105,6 @@ def placed(model: nn.Module, device: Any) -> nn.Module:
     if device is None or torch.device(device) == device_of(model):
         return model
     return copy.deepcopy(model).to(device)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode; every module's training flag is put back afterwards."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield model
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def _is_classes(targets: Tensor) -> bool:
@@ -142,7 +134,9 @@ def _each(value: Any, count: int, what: str) -> Tensor:
     if values.numel() == 1:
         return values.reshape(1).expand(count)
     if values.ndim == 0 or len(values) != count:
-        raise InvalidProblem(f"{what}: expected a mean or {count} values, one a sample, got shape {tuple(values.shape)}")
+        raise InvalidProblem(
+            f"{what}: expected a mean or {count} values, one a sample, got shape {tuple(values.shape)}"
+        )
     return values.reshape(count, -1).mean(1)
 
 

@@ -1,8 +1,8 @@
 r"""What every unit of a network is worth and costs, from a few hundred samples, streamed.
 
-With gate_i a factor 1 on everything that unit i's consumers read, and a sample's loss l_s,
+With gate_i a factor 1 on everything that unit i's consumers read, a sample's loss l_s, and one backward a batch,
 
-    g_si = d l_s / d gate_i = sum over consumers, channels, positions of a * dl_s/da                    exact, one backward
+    g_si = d l_s / d gate_i = sum over consumers, channels, positions of a * dl_s/da
     taylor_i = mean_s |g_si|      taylor_signed_i = mean_s g_si      fisher_i = 1/2 mean_s g_si^2
     factors["fisher"] F           F F' = mean_s g_s g_s'  (n, n)
     reconstruction  G_ij = E<u_i, u_j> / E||sum of all u||^2, summed over consumers                  (`Contributions`)
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from prunesolve.problems import Group, InvalidProblem, Statistics, unknown
 from prunesolve.problems.units import offsets
 
+from ._forward import evaluating
+from ._layers import channel_axis
 from .contributions import Contributions
 from .costs import costs
 from .data import Batches, call, samples
-from .evaluate import Loss, eval_mode, per_sample, placed, with_targets
-from .unfold import LINEAR_LAYERS, channel_axis, weight_matrix
+from .evaluate import Loss, per_sample, placed, with_targets
+from .unfold import LINEAR_LAYERS, weight_matrix
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -84,8 +86,8 @@ def measure(
     Returns
     -------
     Statistics
-        saliency l1, l2, taylor, taylor_signed, fisher; blocks activation, weights, reconstruction; cross reconstruction;
-        factors fisher; cost, pair_cost and constant of params and macs; meta samples, excluded, notes.
+        saliency l1, l2, taylor, taylor_signed, fisher; blocks activation, weights, reconstruction; cross
+        reconstruction; factors fisher; cost, pair_cost and constant of params and macs; meta samples, excluded, notes.
 
     Raises
     ------
@@ -217,7 +219,7 @@ class _Pass:
 
     def over(self, batches: Batches, loss: Loss | None, progress: bool | None) -> _Pass:
         """Run the data through the network."""
-        with eval_mode(self.model), self._watched() as views:
+        with evaluating(self.model), self._watched() as views:
             for inputs, targets in _followed(batches, progress):
                 count = samples(inputs)
                 if self.samples and (targets is None) != (self.gates is None):
@@ -270,7 +272,7 @@ class _Pass:
             self.maps[g] += (maps @ maps.T).cpu().double().numpy()
 
     def _gate_gradients(self, views: list[tuple[str, Tensor]], total: Tensor, count: int) -> Floats:
-        """g (count, n) of the samples of one batch."""
+        """G (count, n) of the samples of one batch."""
         gradients = torch.autograd.grad(total, [own for _, own in views], allow_unused=True)
         g = np.zeros((count, int(self.starts[-1])))
         for (path, own), gradient in zip(views, gradients, strict=True):
@@ -280,8 +282,10 @@ class _Pass:
                 )
             if gradient is None:
                 continue
-            products = (own.detach() * gradient).movedim(channel_axis(self.consumers[path]), 1).reshape(
-                count, own.shape[channel_axis(self.consumers[path])], -1
+            products = (
+                (own.detach() * gradient)
+                .movedim(channel_axis(self.consumers[path]), 1)
+                .reshape(count, own.shape[channel_axis(self.consumers[path])], -1)
             )
             channel_sums = products.sum(2).cpu().double().numpy()
             for index, channels in self.reads[path]:
@@ -341,7 +345,7 @@ def _contrast(seen: Mapping[str, Any], other: Mapping[str, Any], starts: Any) ->
 
 
 def _share(need: Floats, other: Floats) -> Floats:
-    """need / (need + other), each in units of its mean; 1/2 where neither is needed."""
+    """Need / (need + other), each in units of its mean; 1/2 where neither is needed."""
     mine, theirs = need / (need.mean() or 1.0), other / (other.mean() or 1.0)
     total = mine + theirs
     return np.divide(mine, total, out=np.full(len(total), 0.5), where=total > 0)
@@ -373,7 +377,9 @@ def _cosine(gram: Floats) -> Floats:
 
 def _finite(outputs: Any) -> None:
     if isinstance(outputs, Tensor) and not bool(outputs.isfinite().all()):
-        raise InvalidProblem("the network's outputs on the data are not finite; check the inputs' scaling and the weights")
+        raise InvalidProblem(
+            "the network's outputs on the data are not finite; check the inputs' scaling and the weights"
+        )
 
 
 def _followed(batches: Batches, progress: bool | None) -> Iterator[Any]:

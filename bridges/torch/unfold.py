@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._layers import conv_groups
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LINEAR_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
@@ -25,19 +27,9 @@ LINEAR_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 _PIECE = 2**24
 
 
-def channel_axis(module: nn.Module) -> int:
-    """The axis of a linear layer's input and output that holds the channels: -1 for Linear, 1 for convolutions."""
-    return -1 if isinstance(module, nn.Linear) else 1
-
-
 def taps(module: Any) -> int:
     """Kernel positions: what one input channel is multiplied with, for each output channel."""
     return 1 if isinstance(module, nn.Linear) else prod(module.kernel_size)
-
-
-def parts(module: Any) -> int:
-    """Number of independent parts: `groups` of a convolution, 1 of a Linear."""
-    return 1 if isinstance(module, nn.Linear) else int(module.groups)
 
 
 def weight_matrix(module: Any) -> Tensor:
@@ -48,7 +40,7 @@ def weight_matrix(module: Any) -> Tensor:
     >>> weight_matrix(nn.Conv2d(4, 6, 3, groups=2)).shape
     torch.Size([2, 3, 18])
     """
-    weight, groups = module.weight.detach(), parts(module)
+    weight, groups = module.weight.detach(), conv_groups(module)
     if isinstance(module, TRANSPOSED):
         # (in, out / groups, taps...) -> (groups, out / groups, in / groups, flipped taps...)
         weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flip(tuple(range(3, 3 + len(module.kernel_size))))
@@ -89,14 +81,13 @@ def columns(module: Any, inputs: Tensor) -> Iterator[tuple[Tensor, tuple[slice, 
             yield flat[span].T.unsqueeze(0), (span, slice(None))
         return
     windows = _windows(module, inputs)
-    for span in _spans(windows):
+    for rows, first in _spans(windows):
         # (b, C, *positions, *taps) -> (C, *taps, b, *positions)
-        rows, first = span
         piece = windows[rows, :, first]
         dims = len(module.kernel_size)
         order = (1, *range(2 + dims, 2 + 2 * dims), 0, *range(2, 2 + dims))
         size = prod(piece.shape[2 : 2 + dims]) * len(piece)
-        yield piece.permute(order).reshape(module.groups, -1, size), span
+        yield piece.permute(order).reshape(module.groups, -1, size), (rows, first)
 
 
 def output_columns(module: Any, outputs: Tensor, span: tuple[slice, slice]) -> Tensor:
@@ -143,7 +134,8 @@ def _stuffed(module: Any, batch: Tensor) -> Tensor:
     """The input of a transposed convolution with stride - 1 zeros between entries, padded for a stride-1 kernel."""
     shape = [(n - 1) * s + 1 for n, s in zip(batch.shape[2:], module.stride, strict=True)]
     stuffed = batch.new_zeros(*batch.shape[:2], *shape)
-    stuffed[(..., *(slice(None, None, s) for s in module.stride))] = batch
+    every = tuple(slice(None, None, int(s)) for s in module.stride)
+    stuffed[(slice(None), slice(None), *every)] = batch
     reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
     edges = [(r - p, r - p + o) for r, p, o in zip(reach, module.padding, module.output_padding, strict=True)]
     return F.pad(stuffed, [p for edge in reversed(edges) for p in edge])

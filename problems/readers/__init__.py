@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._errors import InvalidProblem, UnsupportedProblem, unknown
-from ..binary_quadratic import BinaryQuadratic
+from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem, unknown
+from prunesolve.problems.binary_quadratic import BinaryQuadratic
+
 from . import beasley, coo, mdplib, qkp
 from ._text import Text
 
-TEXT = {"beasley": beasley, "mdplib": mdplib, "qkp": qkp, "coo": coo}
+TEXT = ("beasley", "mdplib", "qkp", "coo")
 SUFFIXES = {".npz": "npz", ".bqm": "bqm", ".cqm": "cqm", ".lp": "lp"}
 FORMATS = ("auto", *TEXT, *SUFFIXES.values())
 

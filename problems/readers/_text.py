@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import Floats, Indices
-from .._errors import InvalidProblem
+from prunesolve.problems._arrays import Floats, Indices
+from prunesolve.problems._errors import InvalidProblem
 
 _BLANK = np.isin(np.arange(256), (9, 10, 11, 12, 13, 32))
 

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .._errors import InvalidProblem
-from ..binary_quadratic import BinaryQuadratic
-from ..couplings import from_pairs
+from prunesolve.problems._errors import InvalidProblem
+from prunesolve.problems.binary_quadratic import BinaryQuadratic
+from prunesolve.problems.couplings import from_pairs
+
 from ._text import Numbers, Text
 
 
@@ -43,7 +44,9 @@ def read(text: Text, index: int | None = None) -> BinaryQuadratic:
     """Instance `index`, counted from 1, of the file; a file with several must be told which."""
     instances = count(text)
     if index is None and instances > 1:
-        raise InvalidProblem(f"{text.path}: holds {instances} instances; say which, {text.path}:1 to {text.path}:{instances}")
+        raise InvalidProblem(
+            f"{text.path}: holds {instances} instances; say which, {text.path}:1 to {text.path}:{instances}"
+        )
     wanted = index or 1
     if wanted > instances:
         raise InvalidProblem(f"{text.path}: expected an instance from 1 to {instances}, got {wanted}")
@@ -78,7 +81,9 @@ def _instance(numbers: Numbers, n: int, m: int) -> BinaryQuadratic:
     repeated[np.unique(place, return_index=True)[1]] = False
     if repeated.any():
         at = int(np.argmax(repeated))
-        raise numbers.text.refuse(first + 3 * at, f"entry {i[at] + 1} {j[at] + 1} is given twice; give one of i j and j i")
-    linear = np.bincount(i[i == j], weights=q[i == j], minlength=n)
+        raise numbers.text.refuse(
+            first + 3 * at, f"entry {i[at] + 1} {j[at] + 1} is given twice; give one of i j and j i"
+        )
+    linear = np.bincount(i[i == j], weights=q[i == j], minlength=n).astype(np.float64)
     off = i != j
     return BinaryQuadratic(-linear, from_pairs(n, i[off], j[off], -2.0 * q[off]))

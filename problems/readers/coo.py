@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .._arrays import Floats, Indices
-from .._errors import InvalidProblem, UnsupportedProblem
-from .._npz import whole_file
-from ..binary_quadratic import BinaryQuadratic
-from ..couplings import from_pairs
+from prunesolve.problems._arrays import Floats, Indices
+from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem
+from prunesolve.problems._npz import whole_file
+from prunesolve.problems.binary_quadratic import BinaryQuadratic
+from prunesolve.problems.couplings import from_pairs
+
 from ._text import Text
 
 _VARTYPE = re.compile(rb"^[ \t]*#.*?vartype[:=][ \t]*([-_.a-zA-Z0-9]+)", re.MULTILINE)
@@ -46,7 +47,7 @@ def read(text: Text) -> BinaryQuadratic:
     vartype = _vartype(text)
     n, i, j, values = _triples(text)
     own, off = i == j, i != j
-    linear = np.bincount(i[own], weights=values[own], minlength=n)
+    linear: Floats = np.bincount(i[own], weights=values[own], minlength=n).astype(np.float64)
     i, j, biases, offset = i[off], j[off], values[off], 0.0
     if vartype == "SPIN":
         linear, biases, offset = _to_bits(linear, i, j, biases)
@@ -70,10 +71,10 @@ def write(problem: BinaryQuadratic, path: str | Path) -> None:
     with whole_file(path) as file:
         file.write(b"# vartype=BINARY\n")
         last = problem.n - 1
-        for i, bias in enumerate(problem.linear.tolist()):
+        for own, bias in enumerate(problem.linear.tolist()):
             # the last variable is named even where its bias is 0: the largest index says n
-            if bias or i == last:
-                file.write(f"{i} {i} {_positional(bias)}\n".encode())
+            if bias or own == last:
+                file.write(f"{own} {own} {_positional(bias)}\n".encode())
         for i, j, biases in problem.couplings.pairs():
             entries = zip(i.tolist(), j.tolist(), biases.tolist(), strict=True)
             file.write("".join(f"{a} {b} {_positional(bias)}\n" for a, b, bias in entries).encode())

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arrays import Floats
-from .._errors import InvalidProblem
-from ..binary_quadratic import BinaryQuadratic
-from ..constraints import Cardinality
+from prunesolve.problems._arrays import Floats
+from prunesolve.problems._errors import InvalidProblem
+from prunesolve.problems.binary_quadratic import BinaryQuadratic
+from prunesolve.problems.constraints import Cardinality
+
 from ._text import Numbers, Text
 
 
@@ -36,14 +37,12 @@ def read(text: Text) -> BinaryQuadratic:
     pairs, matrix = _lengths(n)
     if numbers.left not in (pairs, matrix):
         raise InvalidProblem(
-            f"{text.path}: n = {n} takes {pairs} numbers after 'n m' (i j d for each pair) or {matrix} (a full matrix), "
-            f"got {numbers.left}"
+            f"{text.path}: n = {n} takes {pairs} numbers after 'n m' (i j d for each pair) or {matrix} (a full "
+            f"matrix), got {numbers.left}"
         )
     # n = 3 is the one size where both layouts are equally long: nine numbers
     distance = _from_matrix(numbers, n) if numbers.left != pairs else _from_triples(numbers, n)
-    return BinaryQuadratic(
-        np.zeros(n), -distance, constraints=[Cardinality(m)], meta=text.facts("mdplib", "maximise")
-    )
+    return BinaryQuadratic(np.zeros(n), -distance, constraints=[Cardinality(m)], meta=text.facts("mdplib", "maximise"))
 
 
 def _head(text: Text) -> tuple[int, int, Numbers]:

@@ -22,9 +22,10 @@ import re
 
 import numpy as np
 
-from .._errors import InvalidProblem, UnsupportedProblem
-from ..binary_quadratic import BinaryQuadratic
-from ..constraints import Budget
+from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem
+from prunesolve.problems.binary_quadratic import BinaryQuadratic
+from prunesolve.problems.constraints import Budget
+
 from ._text import Text
 
 # comments at the end begin with a letter; `nan` and `inf` are broken numbers

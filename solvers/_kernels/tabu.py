@@ -79,6 +79,7 @@ def _begin(c, a, limits, state, walk):
     if walk.top[0] < 0.0:
         reach(c, walk.top)
     walk.real[VALUE] = value(c, a, state)
+    walk.real[BEST] = min(walk.real[BEST], walk.real[VALUE])
     walk.whole[SWEEP] = 0
     walk.whole[DRIFT] = 0
 

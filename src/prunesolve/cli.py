@@ -241,11 +241,11 @@ def list_formulations() -> None:
 def info(file: Annotated[str, typer.Argument(metavar="FILE[:k]", help="Any file prunesolve reads or writes.")]) -> None:
     """Say what a file holds."""
     from prunesolve.pipeline import load
-    from prunesolve.problems.readers import split_index
+    from prunesolve.problems.readers import read, split_index
 
     path, index = split_index(file)
-    existing(path)
-    say(describe(load(path) if index is None else load(path, index=index)))
+    found = load if path.endswith((".json", ".safetensors")) or (path.endswith(".npz") and index is None) else read
+    say(describe(read(existing(path), index=index) if found is read else load(existing(path))))
 
 
 @app.command()

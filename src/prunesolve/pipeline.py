@@ -90,7 +90,7 @@ def select(
 
     Examples
     --------
-    >>> select([3.0, 2.9, 1.0], similarity=[[0, 2.5, 0], [2.5, 0, 0], [0, 0, 0]], keep=2, solver="exact").tolist()
+    >>> select([3.0, 2.9, 1.0], similarity=[[0, 2.5, 0], [2.5, 0, 0], [0, 0, 0]], keep=2).tolist()
     [True, False, True]
     """
     worth = floats("importance", importance, (None,))
@@ -227,13 +227,17 @@ def _solver(solver: AnySolver, options: dict[str, Any]) -> Solver:
 # Files
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, *, index: int | None = None) -> Any:
     """Read back what prunesolve wrote: a problem or statistics (.npz), a result (.json), masks (.safetensors).
+
+    Every other file is read as an instance in one of the formats of `prunesolve.problems.readers`.
 
     Parameters
     ----------
     path : path
         The file.
+    index : int, optional
+        Which instance, counted from 1, of an instance file that holds several.
 
     Returns
     -------
@@ -245,28 +249,32 @@ def load(path: str | Path) -> Any:
     FileNotFoundError
         If there is no such file.
     InvalidProblem
-        If it is truncated or not ours.
+        If it is truncated or of no format we know.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    if path.suffix == ".npz":
+    kind = path.suffix.lower()
+    if kind in (".npz", ".json", ".safetensors") and index not in (None, 1):
+        raise InvalidProblem(f"{path}: holds one thing, got index {index}; leave the index out")
+    if kind == ".npz":
         return _load_npz(path)
-    if path.suffix == ".json":
-        try:
-            return Result.load(path)
-        except (InvalidProblem, UnicodeDecodeError) as error:
-            raise InvalidProblem(
-                f"{path}: expected a result that prunesolve wrote, got a foreign file ({error})"
-            ) from None
-    if path.suffix == ".safetensors":
+    if kind == ".json":
+        return _load_result(path)
+    if kind == ".safetensors":
         from prunesolve.bridges.torch.masks import load_masks
 
         return load_masks(path)
-    raise InvalidProblem(
-        f"{path}: expected .npz (problem, statistics), .json (result) or .safetensors (masks), got "
-        f"{path.suffix or 'no suffix'!r}; instance files of other formats are read by `prunesolve solve` and `convert`"
-    )
+    from prunesolve.problems.readers import read
+
+    return read(path, index=index)
+
+
+def _load_result(path: Path) -> Result:
+    try:
+        return Result.load(path)
+    except (InvalidProblem, UnicodeDecodeError) as error:
+        raise InvalidProblem(f"{path}: expected a result that prunesolve wrote ({error})") from None
 
 
 def _load_npz(path: Path) -> BinaryQuadratic | Statistics:

@@ -43,7 +43,7 @@ def test_other_statistics(seed):
 
 def test_too_many_units_to_enumerate_is_said():
     small = example_statistics()
-    rows = [g for g in small.groups] + [replace(g, name=f"{g.name}b", layer=f"{g.name}b") for g in small.groups]
+    rows = [*small.groups, *(replace(g, name=f"{g.name}b", layer=f"{g.name}b") for g in small.groups)]
     with pytest.raises(AssertionError, match="at most 12 units, got 20"):
         check_formulation(L1Qubo(beta=0), Statistics(rows, {"l1": np.ones(20)}))
 

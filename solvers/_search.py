@@ -1,0 +1,152 @@
+"""Drives a compiled search in short calls: between two of them the clock is read and improvements are offered."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from prunesolve.problems import BinaryQuadratic, GroupBounds
+
+from . import _kernels
+from ._base import Run
+from ._start import feasible_start
+
+_PROBES = 1000  # proposals that measure the scale of the moves
+_OFFERS = 0.05  # share of the time that improvements on the way may cost; recomputing one is O(n^2)
+
+
+class Search:
+    """One search of one run.
+
+    Attributes
+    ----------
+    view : _kernels.View
+        The problem as the kernels see it.
+    state, walk
+        Where the search stands and what it remembers, see `_kernels.limits.State` and `_kernels.moves.Walk`.
+    moves : int
+        Flips, swaps or both: whatever the constraints leave room for.
+    """
+
+    def __init__(self, problem: BinaryQuadratic, run: Run, x: Any, view: _kernels.View) -> None:
+        self._at = _kernels.load("moves")
+        self.run, self.problem, self.view = run, problem, view
+        self.moves = _moves(problem, self._at)
+        self.state = _kernels.state(view, x)
+        self.walk = self._new_walk(x)
+        self._offered = math.inf
+        self._offer_seconds = 0.0
+        self._pace = _kernels.Pace(lambda: run.remaining - self._offer_seconds)
+        self._total_offer_seconds = 0.0
+
+    @classmethod
+    def begin(cls, problem: BinaryQuadratic, run: Run, *, factored: bool = False) -> Search | None:
+        """A search from the caller's start, else a greedy one; None where no feasible selection is found."""
+        x = run.start
+        if x is None:
+            x = feasible_start(problem, run.rng, run.should_stop)
+            if x is None:
+                return None
+            run.offer(x)
+        return cls(problem, run, x, _kernels.view(problem, factored=factored))
+
+    def _new_walk(self, x: Any) -> Any:
+        n = self.problem.n
+        walk = self._at.Walk(
+            best=np.array(x, dtype=bool),
+            top=np.full(n, -1.0),
+            until=np.zeros(n, dtype=np.int64),
+            real=np.zeros(5),
+            whole=np.zeros(5, dtype=np.int64),
+            chance=self.run.rng.integers(0, 2**64, size=1, dtype=np.uint64),
+        )
+        walk.real[self._at.BEST] = math.inf
+        walk.whole[self._at.SWEEP] = -1
+        return walk
+
+    # --- annealing -------------------------------------------------------------------------------------------------
+
+    def heat(self, start: float, cooling: float, sweeps: int) -> None:
+        """Begin an annealing from where the search stands."""
+        at, walk = self._at, self.walk
+        walk.real[at.HEAT], walk.real[at.COOLING] = start, cooling
+        walk.whole[at.SWEEPS] = sweeps
+        if walk.whole[at.SWEEP] > 0:
+            walk.whole[at.SWEEP] = walk.whole[at.STEP] = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the sweeps asked for are still to be done."""
+        return bool(self.walk.whole[self._at.SWEEP] < self.walk.whole[self._at.SWEEPS])
+
+    def anneal(self, most: float = math.inf) -> int:
+        """At most `most` proposals of the annealing, in one short call; returns their number."""
+        kernel = _kernels.load("annealing").anneal
+        limit = int(min(most, self.run.evaluations_left, 2**62))
+        fixed = (*self.view[:3], self.state, self.walk, self.moves, self.view.least, limit)
+        return self._counted(lambda work: kernel(*fixed, work))
+
+    def mean_change(self) -> float:
+        """Mean absolute change of the value over a random walk that is thrown away."""
+        scout = Search(self.problem, self.run, self.state.x, self.view)
+        scout.walk.real[self._at.BEST] = -math.inf
+        scout.heat(math.inf, 1.0, _PROBES)
+        left = min(_PROBES, self.run.evaluations_left // 10)
+        while left > 0 and not self.run.should_stop():
+            left -= scout.anneal(left)
+        self.walk.top[:] = scout.walk.top
+        return float(scout.walk.real[self._at.SUM] / max(1, scout.walk.whole[self._at.DRIFT]))
+
+    # --- tabu ------------------------------------------------------------------------------------------------------
+
+    def tabu(self, tenure: tuple[int, int], patience: int, most: float = math.inf) -> int:
+        """Steps of tabu search in one short call, until `patience` of them brought nothing; returns their number."""
+        kernel = _kernels.load("tabu").search
+        self.walk.whole[self._at.SWEEPS] = patience
+        cheapest = np.zeros(len(self.view.limits.low))
+        limit = int(min(most, self.run.evaluations_left, 2**62))
+        fixed = (*self.view[:3], self.state, self.walk, cheapest, self.moves, np.array(tenure), self.view.least)
+        return self._counted(lambda work: kernel(*fixed, min(limit, work)))
+
+    def shake(self, strength: int) -> None:
+        """Random moves from the best selection so far."""
+        self.state.x[:] = self.walk.best
+        self.walk.whole[self._at.SWEEP] = -1
+        kernel = _kernels.load("tabu").shake
+        kernel(*self.view[:3], self.state, self.walk, self.moves, self.view.least, strength)
+
+    # --- both ------------------------------------------------------------------------------------------------------
+
+    def _counted(self, kernel: Any) -> int:
+        done = self._pace(kernel)
+        self.run.count(done)
+        if self._offer_seconds == 0.0 or self._total_offer_seconds < _OFFERS * self.run.seconds:
+            self.offer()
+        return int(done)
+
+    def offer(self) -> None:
+        """Offer the best selection, or the present one where that is better and not yet put aside."""
+        at, real = self._at, self.walk.real
+        present = real[at.VALUE] < real[at.BEST] - self.view.least
+        value = real[at.VALUE] if present else real[at.BEST]
+        if not value < self._offered - self.view.least:
+            return
+        self._offered = value
+        began = time.perf_counter()
+        self.run.offer(self.state.x if present else self.walk.best)
+        self._offer_seconds = time.perf_counter() - began
+        self._total_offer_seconds += self._offer_seconds
+
+
+def _moves(problem: BinaryQuadratic, at: Any) -> int:
+    if not problem.constraints:
+        return int(at.FLIPS)
+    fixed = problem.k is not None or any(_leaves_no_flip(b) for b in problem.of_kind(GroupBounds))
+    return int(at.SWAPS if fixed else at.BOTH)
+
+
+def _leaves_no_flip(bounds: GroupBounds) -> bool:
+    return bool((bounds.group >= 0).all() and (bounds.low == bounds.high).all())

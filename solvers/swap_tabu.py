@@ -1,0 +1,92 @@
+"""Tabu search that never leaves the feasible selections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from prunesolve.problems import BinaryQuadratic, InvalidProblem
+
+from . import _kernels
+from ._base import Run, Solver, Status
+from ._search import Search
+
+
+@dataclass(frozen=True)
+class SwapTabu(Solver):
+    r"""Iterated tabu search by drop-add swaps, and by single flips where the constraints leave room for them.
+
+    Every step makes the best move that is not tabu, even an uphill one; a tabu move is taken if it leads below the
+    best value (aspiration). A swap drops the kept unit i whose field exceeds most the cheapest one that may follow
+    it, then adds the j of least  h_j - h_i - J_ij.  What was moved is tabu for a while. A search that stagnates
+    starts again from its best selection after some random moves. O(n) a step for dense couplings.
+    An evaluation is one step.
+
+    Parameters
+    ----------
+    tenure : int, optional
+        Steps a moved unit is tabu, half as many for one that was just added; a random half is added to each.
+        None: a share of the units that can move.
+    iterations : int
+        Steps in all; limits take their place where given.
+
+    Reference
+    ---------
+    F. Glover, Tabu search, part I, ORSA Journal on Computing 1 (1989); drop-add swaps as in Q. Wu, J.-K. Hao, A hybrid
+    metaheuristic method for the maximum diversity problem, EJOR 231 (2013) (reconstruction).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from prunesolve.problems import Cardinality
+    >>> problem = BinaryQuadratic([-1.0, -2.0, -3.0], np.ones((3, 3)) - np.eye(3), constraints=[Cardinality(2)])
+    >>> SwapTabu().solve(problem).objective
+    -4.0
+    """
+
+    tenure: int | None = None
+    iterations: int = 50_000
+
+    name: ClassVar[str] = "swap-tabu"
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or (self.tenure is not None and self.tenure < 0):
+            raise InvalidProblem(
+                f"iterations, tenure: expected counts >= 1 and >= 0, got {self.iterations} and {self.tenure}"
+            )
+
+    def _prepare(self, problem: BinaryQuadratic) -> None:
+        with _kernels.telling(f"{_kernels.kind(problem)} tabu"):
+            tiny = _kernels.tiny(problem)
+            search = Search.begin(tiny, Run(tiny, seed=0))
+            if search is not None:
+                search.tabu((1, 1), 1)
+                search.shake(1)
+
+    def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
+        search = Search.begin(problem, run)
+        if search is None:
+            return None
+        tenure = self._tenures(problem)
+        patience = 1000 + 10 * problem.n
+        left = self.iterations if run.time_limit is None and run.evaluation_limit is None else 2**62
+        while left > 0 and not run.should_stop():
+            left -= search.tabu(tenure, patience, left)
+            if not search.unfinished:
+                search.shake(self._strength(problem, run))
+        search.offer()
+        return None
+
+    def _tenures(self, problem: BinaryQuadratic) -> tuple[int, int]:
+        """Steps for a unit just added and for one just dropped."""
+        dropped = self.tenure if self.tenure is not None else 10 + problem.n // 100
+        if problem.k is not None:
+            # more than the units there are would leave no move
+            kept, free = problem.k, problem.n - problem.k
+            return min(dropped // 2, kept // 3), min(dropped, free // 3)
+        return min(dropped, problem.n // 3), min(dropped, problem.n // 3)
+
+    def _strength(self, problem: BinaryQuadratic, run: Run) -> int:
+        """Random moves after a stagnation."""
+        movable = problem.n if problem.k is None else min(problem.k, problem.n - problem.k)
+        return 3 + int(run.rng.integers(0, max(1, movable // 4)))
