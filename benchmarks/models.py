@@ -62,7 +62,11 @@ class DnCNN(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [conv3x3(1, width, bias=bias), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
-            layers += [conv3x3(width, width, bias=bias), *([nn.BatchNorm2d(width)] if bn else []), nn.ReLU(inplace=True)]
+            layers += [
+                conv3x3(width, width, bias=bias),
+                *([nn.BatchNorm2d(width)] if bn else []),
+                nn.ReLU(inplace=True),
+            ]
         self.dncnn = nn.Sequential(*layers, conv3x3(width, 1, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:

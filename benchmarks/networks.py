@@ -66,7 +66,9 @@ def cifar_accuracy(network: torch.nn.Module, count: int) -> float:
     with np.load(models.SHARED / "cifar10_test.npz") as file:
         exact = np.flatnonzero(file["lossless"])[:count]
         images, labels = normalised(file["images"][exact]), torch.from_numpy(file["labels"][exact]).long()
-    right = sum(int((network(x).argmax(1) == y).sum()) for x, y in zip(images.split(250), labels.split(250), strict=True))
+    right = sum(
+        int((network(x).argmax(1) == y).sum()) for x, y in zip(images.split(250), labels.split(250), strict=True)
+    )
     return 100 * right / len(labels)
 
 
@@ -115,7 +117,9 @@ def selections(stats: ps.Statistics, method: str, keep: float, seconds: float) -
     return formulation.decode(stats, result.solution)
 
 
-def variants(case: Case, network: torch.nn.Module, data: list[Any], selection: ps.Selection) -> Iterator[torch.nn.Module]:
+def variants(
+    case: Case, network: torch.nn.Module, data: list[Any], selection: ps.Selection
+) -> Iterator[torch.nn.Module]:
     """Removed; + BatchNorm recalibration; + refit; + both."""
     removed = ps.shrink(network, selection, data[0][0][:2])
     yield removed
@@ -145,7 +149,9 @@ def removal_checks() -> None:
     """Every network's largest set of groups, half the units removed: masked equals removed."""
     shapes = {"resnet20": (2, 3, 32, 32), "resnet32": (2, 3, 32, 32), "densenet": (2, 3, 32, 32)}
     shapes |= {"dncnn": (1, 1, 48, 48), "dncnn_nobn": (1, 1, 48, 48), "mlp": (2, 1, 28, 28)}
-    print(f"\n{'network':<12}{'groups':>7}{'units':>7}{'left out':>10}{'largest difference':>20}{'tolerance':>12}{'seconds':>9}")
+    print(
+        f"\n{'network':<12}{'groups':>7}{'units':>7}{'left out':>10}{'largest difference':>20}{'tolerance':>12}{'seconds':>9}"
+    )
     for name, shape in shapes.items():
         network, example = getattr(models, name)(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
         began = time.perf_counter()
@@ -157,7 +163,10 @@ def removal_checks() -> None:
         selection = ps.Selection(found.groups, keep)
         masked = ps.apply_masks(copy.deepcopy(network), ps.masks(selection, network))
         check = ps.verify(masked, ps.shrink(network, selection, example), example)
-        print(f"{name:<12}{len(found.groups):>7}{units:>7}{len(found.excluded):>10}{check.largest_difference:>20.2e}", end="")
+        print(
+            f"{name:<12}{len(found.groups):>7}{units:>7}{len(found.excluded):>10}{check.largest_difference:>20.2e}",
+            end="",
+        )
         print(f"{check.tolerance:>12.2e}{time.perf_counter() - began:>9.1f}", flush=True)
 
 

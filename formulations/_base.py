@@ -99,6 +99,8 @@ class Formulation(ABC):
                 "sense": "minimise",
                 "groups": [{"name": g.name, "layer": g.layer, "size": g.size} for g in stats.groups],
                 "asked": asked.told,
+                # with these the groups can be found again in the model, without the statistics
+                **{fact: stats.meta[fact] for fact in ("example", "layers") if fact in stats.meta},
             },
         )
 

@@ -30,7 +30,7 @@ class HybridQubo(Formulation):
     alpha : float in [0, 1]
         Weight of the first-order term; 1 - alpha weighs the second-order term.
     beta : float >= 0
-        Weight of the similarity. It is delicate: 0.02 gained 0.2 dB over greedy Taylor on a DnCNN, 0.1 lost 3.5 dB.
+        Weight of the similarity. It is delicate: 0.02 gained 0.2 dB over greedy Taylor on one DnCNN, 0.1 lost 3.5 dB.
     normalisation : {"global", "layer"}
         Means over all n units, which lets layers compete, or within each group.
     similarity : {"activation", "weights"}

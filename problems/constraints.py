@@ -132,7 +132,7 @@ class GroupBounds(Constraint):
 
     def counts(self, x: Bits) -> Indices:
         """(..., g) units kept in each group."""
-        groups, rows = len(self.low), x.reshape(-1, x.shape[-1])
+        groups, rows = len(self.low), np.atleast_2d(x)
         row, unit = np.nonzero(rows & (self.group >= 0))
         kept = np.bincount(row * groups + self.group[unit], minlength=len(rows) * groups)
         return kept.reshape(*x.shape[:-1], groups)

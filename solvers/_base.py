@@ -165,7 +165,7 @@ class Result:
                 front=None if front is None else Front(np.array(front["solutions"]), np.array(front["objectives"])),
                 details=told.get("details", {}),
             )
-        except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError) as error:
             raise InvalidProblem(
                 f"result: expected the JSON that `solve` writes, got a foreign text ({error})"
             ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -61,11 +63,12 @@ def descend(problem: BinaryQuadratic, x: Any, should_stop: Callable[[], bool] = 
     kernel = _kernels.load("descent").descend_steps
     seen = _kernels.view(problem)
     state, top = _kernels.state(seen, kept), np.zeros(problem.n)
-    pace = _kernels.Pace(lambda: np.inf, work=1)
-    fresh, asked = True, 1
-    while asked and not should_stop():
-        made, asked = pace(lambda steps: (kernel(*seen[:3], state, top, fresh, seen.least, steps), steps))
-        fresh = False
-        if made < asked:
+    pace, fresh = _kernels.Pace(work=1), True
+    while not should_stop():
+        began = time.perf_counter()
+        made = kernel(*seen[:3], state, top, fresh, seen.least, pace.work)
+        if made < pace.work:
             break
+        fresh = False
+        pace.learn(time.perf_counter() - began, math.inf)
     return state.x

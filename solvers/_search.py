@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,8 @@ class Search:
         self.walk = self._new_walk(x)
         self._offered = math.inf
         self._offer_seconds = 0.0
-        self._pace = _kernels.Pace(lambda: run.remaining - self._offer_seconds)
         self._total_offer_seconds = 0.0
+        self._pace = _kernels.Pace()
 
     @classmethod
     def begin(cls, problem: BinaryQuadratic, run: Run, *, factored: bool = False) -> Search | None:
@@ -120,9 +121,12 @@ class Search:
 
     # --- both ------------------------------------------------------------------------------------------------------
 
-    def _counted(self, kernel: Any) -> int:
-        done = self._pace(kernel)
+    def _counted(self, kernel: Callable[[int], int]) -> int:
+        began = time.perf_counter()
+        done = kernel(self._pace.work)
         self.run.count(done)
+        if self.unfinished:
+            self._pace.learn(time.perf_counter() - began, self.run.remaining - self._offer_seconds)
         if self._offer_seconds == 0.0 or self._total_offer_seconds < _OFFERS * self.run.seconds:
             self.offer()
         return int(done)

@@ -82,7 +82,9 @@ def _failing_layer(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
     entered: list[str] = []
     hooks = []
     for path, module in model.named_modules():
-        label = f"layer {path!r} ({type(module).__name__})" if path else f"the forward of {type(module).__name__} itself"
+        label = (
+            f"layer {path!r} ({type(module).__name__})" if path else f"the forward of {type(module).__name__} itself"
+        )
         hooks.append(module.register_forward_pre_hook(lambda *_, label=label: entered.append(label)))
         hooks.append(module.register_forward_hook(lambda *_: (entered.pop(), None)[1]))
     try:

@@ -25,7 +25,9 @@ def role(module: nn.Module) -> Role:
     known = isinstance(module, (_ConvNd, nn.Linear, _BatchNorm, _InstanceNorm, nn.PReLU))
     leaf = next(module.children(), None) is None
     if not known:
-        return "sealed" if leaf and any(p.numel() > 1 for p in module._parameters.values() if p is not None) else "plain"
+        return (
+            "sealed" if leaf and any(p.numel() > 1 for p in module._parameters.values() if p is not None) else "plain"
+        )
     if not leaf or not set(module._parameters) <= {"weight", "bias"}:
         return "sealed"  # a mask, a parametrisation or weight normalisation computes the weight anew at each call
     if isinstance(module, nn.PReLU):

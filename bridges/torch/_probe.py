@@ -1,13 +1,14 @@
 """Where each channel of a network goes, found by perturbing it and looking where the change arrives.
 
 Every layer that mixes channels is cut: its forward is replaced by one that returns a fixed random answer, so a change
-made to it travels to the next layers' inputs and no further. Two passes over the sources of change:
+made to it travels to the next layers' inputs and no further. Two passes over the sources:
 
     reach    every source as a whole, moved up and down in copies of its own: which input channels of which layer does
              it reach?
     code     channel c of a layer carries c in binary; for every bit, the channels that have it set are moved in one
              copy and the others in the next. An entry that a single channel reaches moves in exactly one of the two
-             for every bit and so spells that channel; an entry that moves in both depends on several.
+             for every bit and so spells that channel; an entry that moves in both depends on several, and its layer
+             is moved again channel by channel.
 
 Layers that never meet at one input channel share their copies in the second pass. No rule about any operation enters:
 addition, concatenation, slicing, padding, flattening and gating come out of what is seen.
@@ -31,10 +32,12 @@ from ._forward import run, tensors
 from ._layers import channel_axis, role, widths
 
 Node = tuple[str, str]  # module path, "in" | "out"
+_Spelt = tuple[torch.Tensor, torch.Tensor, bool]
 Call = tuple[str, int]  # module path, how often it ran before in this forward pass
 
 _LARGE = 10.0  # a change to answers of size one: large enough to open a ReLU and to saturate a gate
 _COPIES = 64
+_NARROW = 32  # fewer channels than this are always told apart one by one
 _ELEMENTS = 2**25  # of the largest answer over all copies; 128 MiB in single precision
 
 
@@ -122,8 +125,11 @@ class _Bench:
         self._forward()
         self._check_still()
         reached = self._reach()
+        self.unclear: dict[Call, None] = {}
         for colour in self._colours(reached):
             self._code(colour, reached)
+        for call in self.unclear:
+            self._one_by_one(call)
         self._fix_what_fixed_sources_reach(reached)
         self._fix_what_parameters_reach()
         self._fix_shared_parameters()
@@ -285,7 +291,9 @@ class _Bench:
     def _repeat(self, x: torch.Tensor) -> torch.Tensor:
         return x.repeat(self.size, *[1] * (x.ndim - 1)) if x.ndim else x
 
-    def _play(self, moved: dict[Call, torch.Tensor], listen: Callable[[_Reader, Call, int, torch.Tensor], None]) -> None:
+    def _play(
+        self, moved: dict[Call, torch.Tensor], listen: Callable[[_Reader, Call, int, torch.Tensor], None]
+    ) -> None:
         """Run copies; `moved` says by how much each source moves in each of them, (copies, channels or 1)."""
         total = max((len(rows) for rows in moved.values()), default=0)
         for start in range(0, total, self.copies):
@@ -362,20 +370,42 @@ class _Bench:
             for s in colour:
                 at = reached[call][s].nonzero().flatten()
                 if len(at):
-                    self._decode(self.sources[calls[s]], self.readers[call], at, with_bit, without, bits)
+                    self._decode(calls[s], self.readers[call], at, _spelt(with_bit[at].cpu(), without[at].cpu(), bits))
 
-    def _decode(
-        self, source: _Source, reader: _Reader, at: torch.Tensor, set_: torch.Tensor, unset: torch.Tensor, bits: int
-    ) -> None:
-        pairs, mixed, blurred = _spelt(set_[at].cpu(), unset[at].cpu(), bits, source.width)
-        out = self.fixed[source.path, "out"]
-        if reader.axis is None:
-            out.update(dict.fromkeys([*pairs[:, 0].tolist(), *mixed.tolist()], reader.reason))
+    def _decode(self, call: Call, reader: _Reader, at: torch.Tensor, spelt: _Spelt) -> None:
+        source = self.sources[call]
+        pairs, unclear, anything = spelt
+        foreign = bool((pairs[:, 0] >= source.width).any())
+        if foreign or (len(unclear) and (source.width <= _NARROW or not anything)):
+            self.unclear[call] = None
             return
-        self.arrivals[source.path, reader.path].append(torch.stack([pairs[:, 0], at[pairs[:, 1]]], dim=1))
-        reason = f"it is mixed with other channels before {reader.path} reads it"
-        out.update(dict.fromkeys(mixed.tolist(), reason))
-        self.fixed[reader.node].update(dict.fromkeys(at[blurred].tolist(), reason))
+        self._note(source, reader, torch.stack([pairs[:, 0], at[pairs[:, 1]]], dim=1))
+        if len(unclear):
+            reason = f"all its channels are mixed before {reader.path or 'the output'} reads them"
+            self.fixed[source.path, "out"].update(dict.fromkeys(range(source.width), reason))
+            self._fix(reader, at[unclear], reason)
+
+    def _one_by_one(self, call: Call) -> None:
+        """Move each channel alone: what couples few channels (a gate on the other half, say) is told exactly."""
+        source = self.sources[call]
+        alone = torch.eye(source.width)
+        moved = torch.stack([alone, -alone], dim=1).flatten(0, 1)
+
+        def collect(reader: _Reader, call: Call, start: int, changed: torch.Tensor) -> None:
+            row, channel = changed.any(dim=2).cpu().nonzero().T
+            self._note(source, reader, torch.stack([(row + start) // 2, channel], dim=1))
+
+        self._play({call: moved}, collect)
+
+    def _note(self, source: _Source, reader: _Reader, pairs: torch.Tensor) -> None:
+        if reader.axis is None:
+            self.fixed[source.path, "out"].update(dict.fromkeys(pairs[:, 0].tolist(), reader.reason))
+        elif len(pairs):
+            self.arrivals[source.path, reader.path].append(pairs)
+
+    def _fix(self, reader: _Reader, channels: torch.Tensor, reason: str) -> None:
+        if reader.axis is not None:
+            self.fixed[reader.node].update(dict.fromkeys(channels.tolist(), reason))
 
     # -- what cannot go
 
@@ -383,8 +413,8 @@ class _Bench:
         for call, rows in reached.items():
             reader = self.readers[call]
             for source, row in zip(self.sources.values(), rows, strict=True):
-                if source.reason and reader.axis is not None:
-                    self.fixed[reader.node].update(dict.fromkeys(row.nonzero().flatten().tolist(), source.reason))
+                if source.reason:
+                    self._fix(reader, row.nonzero().flatten(), source.reason)
 
     def _fix_what_parameters_reach(self) -> None:
         """A parameter used outside the forward of the layer that owns it has a width of its own."""
@@ -402,10 +432,10 @@ class _Bench:
         self._reached_by_parameters = False
 
         def fix(reader: _Reader, call: Call, start: int, changed: torch.Tensor) -> None:
-            hit = changed.any(dim=2)[0].nonzero().flatten().tolist()
-            self._reached_by_parameters |= bool(hit)
-            if reason and reader.axis is not None:
-                self.fixed[reader.node].update(dict.fromkeys(hit, reason))
+            hit = changed.any(dim=2)[0].nonzero().flatten()
+            self._reached_by_parameters |= bool(len(hit))
+            if reason:
+                self._fix(reader, hit, reason)
 
         for sign in (1.0, -1.0):
             saved = [p.detach().clone() for p in parameters]
@@ -458,40 +488,34 @@ def _code_rows(width: int, bits: int) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def _spelt(
-    with_bit: torch.Tensor, without: torch.Tensor, bits: int, width: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _spelt(with_bit: torch.Tensor, without: torch.Tensor, bits: int) -> _Spelt:
     """Read the codes that arrived.
 
     Parameters
     ----------
     with_bit, without : (channels, entries) int
         Bits b for which the entry moved with the channels that have b, with those that have not.
-    bits, width : int
-        Length of a code; number of source channels.
+    bits : int
+        Length of a code.
 
     Returns
     -------
     pairs : (e, 2) int
-        Source channel, row it alone reaches.
-    mixed : (k,) int
-        Source channels that may have reached an entry together with others.
-    blurred : (r,) int
-        Rows with such an entry.
+        Source channel, row it reaches alone.
+    unclear : (r,) int
+        Rows with an entry that several channels reach.
+    anything : bool
+        Whether at all such entries every bit is open, as it is where all channels are mixed.
     """
-    single = (with_bit ^ without) == (1 << bits) - 1
-    single &= with_bit < width
+    full = (1 << bits) - 1
+    single = (with_bit ^ without) == full
     several = ((with_bit | without) != 0) & ~single
-    low = torch.where(single, with_bit, 1 << bits).amin(dim=1)
+    low = torch.where(single, with_bit, full + 1).amin(dim=1)
     high = torch.where(single, with_bit, -1).amax(dim=1)
     rows = torch.arange(len(low))
     pairs = [torch.stack([low.long(), rows], dim=1)[low == high]]
     for row in rows[low < high].tolist():
         codes = with_bit[row][single[row]].unique().long()
         pairs.append(torch.stack([codes, torch.full_like(codes, row)], dim=1))
-    channel = torch.arange(width)
-    possible = torch.zeros(width, dtype=torch.bool)
-    for up, down in torch.stack([with_bit[several], without[several]], dim=1).unique(dim=0).tolist():
-        surely, never = up & ~down, down & ~up
-        possible |= ((channel & surely) == surely) & ((channel & never) == 0)
-    return torch.cat(pairs), possible.nonzero().flatten(), several.any(dim=1).nonzero().flatten()
+    anything = bool(((with_bit & without)[several] == full).all())
+    return torch.cat(pairs), several.any(dim=1).nonzero().flatten(), anything

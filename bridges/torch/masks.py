@@ -176,7 +176,9 @@ def _check_width(path: str, module: nn.Module, *kept: torch.Tensor | None) -> No
 
 def save_masks(masks: Masks, path: str | Path) -> None:
     """Write `.safetensors`: one bool tensor per key; the readers' masks and the format key in the header."""
-    inputs = {reader: {"width": len(m), "dropped": (~m).nonzero().flatten().tolist()} for reader, m in masks.inputs.items()}
+    inputs = {
+        reader: {"width": len(m), "dropped": (~m).nonzero().flatten().tolist()} for reader, m in masks.inputs.items()
+    }
     tensors = {key: mask.detach().cpu().contiguous().clone() for key, mask in masks.items()}
     with whole_file(path) as file:
         file.write(save(tensors, {"format": FORMAT, "kind": "masks", "inputs": json.dumps(inputs)}))

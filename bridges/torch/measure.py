@@ -111,6 +111,8 @@ def measure(
     batches = Batches(data) if classes is None else Batches(data).of_classes(classes)
     example = batches.example()
     units, meta = _units(work, example, layers, groups)
+    meta["example"] = _described(example)
+    meta["layers"] = None if layers is None else list(layers)
     seen = _Pass(work, units, rank).over(batches, loss, progress)
     meta["samples"] = seen.samples
     if seen.gates is None:
@@ -342,6 +344,12 @@ def _contrast(seen: Mapping[str, Any], other: Mapping[str, Any], starts: Any) ->
     }
     blocks = dict(seen["blocks"]) | {"reconstruction": scaled}
     return {"saliency": saliency, "blocks": blocks, "cross": cross, "factors": factors}
+
+
+def _described(example: Any) -> list[dict[str, Any]]:
+    """Shape and dtype of each input: enough to find the same groups again without the data."""
+    tensors = example if isinstance(example, tuple) else (example,)
+    return [{"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for t in tensors]
 
 
 def _share(need: Floats, other: Floats) -> Floats:

@@ -324,7 +324,7 @@ def _regularised_inverse(moments: Tensor, ridge: float) -> Tensor:
 def _write(module: Any, norm: Any, weight: Tensor, intercept: Tensor | None, kept: Tensor) -> None:
     """Put weights and intercept in place; in a masked layer the dropped outputs stay as they are."""
     device, dtype = module.weight.device, module.weight.dtype
-    rows = slice(None) if len(kept) != widths(module)[1] else kept
+    rows = slice(None) if len(kept) == widths(module)[1] else kept
     new = weight_matrix(module)
     new.flatten(0, 1)[rows] = weight.to(device, dtype).flatten(0, 1)[rows]
     set_weight(module, new)

@@ -20,6 +20,8 @@ _RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 KEPT = "prunesolve_kept"
 
+_Record = dict[str, list[torch.Tensor]]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -92,15 +94,10 @@ def verify(masked: nn.Module, removed: nn.Module, example: Any) -> Check:
     return Check(passed, apart, allowed, layers, parted, "" if passed else reason or f"they differ at {parted}")
 
 
-def _failed(
-    error: InvalidProblem, removed: nn.Module, masked: nn.Module, wanted: _Record, got: _Record
-) -> Check:
+def _failed(error: InvalidProblem, removed: nn.Module, masked: nn.Module, wanted: _Record, got: _Record) -> Check:
     layers, parted = _compare_layers(masked, removed, wanted, got)
     unfinished = next((path for path in wanted if path not in got), "the output")
     return Check(False, float("inf"), 0.0, layers, parted or unfinished, str(error))
-
-
-_Record = dict[str, list[torch.Tensor]]
 
 
 @contextmanager

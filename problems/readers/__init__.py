@@ -6,6 +6,7 @@ Formats by suffix: `.npz` (our own), `.bqm`, `.cqm` and `.lp` (through dimod). F
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem, unknown
@@ -56,7 +57,10 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
     if not Path(path).is_file():
         raise InvalidProblem(f"{path}: no such file; give an instance file")
     if kind == "npz":
-        return BinaryQuadratic.load(path)
+        problem = BinaryQuadratic.load(path)
+        # what the file was converted from is told by the file; a file that tells nothing is our own
+        told = {"name": Path(path).stem, "format": "npz", "sense": "minimise"}
+        return problem.replace(meta=told | dict(problem.meta))
     if kind in SUFFIXES.values():
         from . import dimod_files
 
@@ -153,10 +157,11 @@ def _detect(text: Text) -> str:
     """
     if coo.has_header(text):
         return "coo"
-    first = next(line for line in text.content.splitlines() if line.strip()).split()
-    if not first[0].startswith(b"#") and not all(_is_number(token) for token in first):
+    first = _first_line(text)
+    if not all(_is_number(token) for token in first):
         return "qkp"
-    fitting = [name for name, reader in (("beasley", beasley), ("mdplib", mdplib), ("coo", coo)) if reader.fits(text)]
+    likely = [("beasley", beasley), ("mdplib", mdplib)] + [("coo", coo)] * (len(first) == 3)
+    fitting = [name for name, reader in likely if reader.fits(text)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -173,6 +178,12 @@ def _none_fits(text: Text, first_line: int) -> InvalidProblem:
         except (InvalidProblem, UnsupportedProblem) as error:
             return InvalidProblem(f"{error} (read as {likely}; if it is not, name the format: {', '.join(TEXT)})")
     return InvalidProblem(f"{text.path}: in doubt; its layout is none of {', '.join(TEXT)}. Name the format")
+
+
+def _first_line(text: Text) -> list[bytes]:
+    """The tokens of the first line that is neither blank nor a comment."""
+    lines = (line.split() for line in io.BytesIO(text.content))
+    return next((tokens for tokens in lines if tokens and not tokens[0].startswith(b"#")), [])
 
 
 def _is_number(token: bytes) -> bool:

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems._arrays import Floats, Indices
+from prunesolve.problems._arrays import Bits, Floats, Indices
 from prunesolve.problems._errors import InvalidProblem
-
-_BLANK = np.isin(np.arange(256), (9, 10, 11, 12, 13, 32))
 
 
 class Text:
@@ -45,44 +43,51 @@ class Text:
     @cached_property
     def values(self) -> Floats:
         """Every number of the text, separated by blanks and line breaks."""
-        if not len(self._starts):
-            return np.zeros(0)
+        # stripped, because numpy makes a number out of blanks alone
+        content = self.content.strip()
         try:
-            # stripped, because numpy makes a number out of trailing blanks alone
-            values = np.fromstring(self.content.strip(), sep=" ")
+            values = np.fromstring(content, sep=" ") if content else np.zeros(0)
         # numpy before 2.3 warns where later ones raise
         except (ValueError, DeprecationWarning):
-            values = np.zeros(0)
+            raise self._not_a_number() from None
         # numpy also reads "1-2" as two numbers; the count gives that away
-        if len(values) != len(self._starts) or not np.isfinite(values).all():
+        if len(values) != np.count_nonzero(self._begins) or not np.isfinite(values).all():
             raise self._not_a_number()
         return values
+
+    @property
+    def _begins(self) -> Bits:
+        """Whether a token begins at each byte."""
+        # every byte up to the blank: what else is down there, numpy does not read as a number anyway
+        blank = np.frombuffer(self.content, dtype=np.uint8) <= ord(" ")
+        return ~blank & np.concatenate([[True], blank[:-1]])
 
     @cached_property
     def _starts(self) -> Indices:
         """Where each token begins."""
-        blank = _BLANK[np.frombuffer(self.content, dtype=np.uint8)]
-        return np.flatnonzero(~blank & np.concatenate([[True], blank[:-1]]))
+        return np.flatnonzero(self._begins)
 
-    @cached_property
+    @property
     def lines(self) -> Indices:
         """The line, from 1, of each token."""
         breaks = np.flatnonzero(np.frombuffer(self.content, dtype=np.uint8) == ord("\n"))
         return np.searchsorted(breaks, self._starts) + 1
 
     def _not_a_number(self) -> InvalidProblem:
-        for at, token in enumerate(self.content.split()):
-            try:
-                finite = b"_" not in token and bool(np.isfinite(float(token)))
-            except ValueError:
-                finite = False
-            if not finite:
-                return self.refuse(at, f"expected a finite number, got {token[:30].decode(errors='replace')!r}")
+        for line, tokens in enumerate(self.content.split(b"\n"), 1):
+            for token in tokens.split():
+                if not _is_finite(token):
+                    shown = token[:30].decode(errors="replace")
+                    return InvalidProblem(f"{self.path}: line {line}: expected a finite number, got {shown!r}")
         return InvalidProblem(f"{self.path}: expected numbers separated by blanks")
+
+    def line(self, at: int) -> int:
+        """The line, from 1, of number `at`; of the last one for -1."""
+        return self.content.count(b"\n", 0, int(self._starts[at])) + 1 if len(self._starts) else 1
 
     def refuse(self, at: int, reason: str) -> InvalidProblem:
         """An error that names the line of number `at`."""
-        return InvalidProblem(f"{self.path}: line {self.lines[at]}: {reason}")
+        return InvalidProblem(f"{self.path}: line {self.line(at)}: {reason}")
 
     def numbers(self) -> Numbers:
         """The numbers, to be taken from the first on."""
@@ -108,10 +113,9 @@ class Numbers:
     def take(self, count: int, what: str) -> Floats:
         """The next `count` numbers, which are `what`."""
         if count > self.left:
-            last = self.text.lines[-1] if len(self.text.lines) else 1
             raise InvalidProblem(
                 f"{self.text.path}: expected {what} ({count} numbers), got {self.left} before the end of the file at "
-                f"line {last}; is it cut short?"
+                f"line {self.text.line(-1)}; is it cut short?"
             )
         self.at += count
         return self.text.values[self.at - count : self.at]
@@ -139,3 +143,11 @@ class Numbers:
         """Refuse numbers that nothing asked for."""
         if self.left:
             raise self.text.refuse(self.at, f"expected the end of the file, got {self.left} more numbers")
+
+
+def _is_finite(token: bytes) -> bool:
+    """Whether a token is a finite number as numpy writes one; Python alone also takes 1_000."""
+    try:
+        return b"_" not in token and bool(np.isfinite(float(token)))
+    except ValueError:
+        return False

@@ -30,7 +30,7 @@ _MOST = 10**7
 
 def has_header(text: Text) -> bool:
     """Whether a comment names the vartype, as only COO files do."""
-    return _VARTYPE.search(text.content) is not None
+    return b"#" in text.content and _VARTYPE.search(text.content) is not None
 
 
 def fits(text: Text) -> bool:
@@ -98,11 +98,12 @@ def _triples(text: Text) -> tuple[int, Indices, Indices, Floats]:
         text = Text(text.path, _COMMENT.sub(b"", text.content))
     if not len(text.values):
         raise InvalidProblem(f"{text.path}: expected lines 'i j value', got none")
-    lines, counts = np.unique(text.lines, return_counts=True)
-    if (counts != 3).any():
-        at = int(np.argmax(counts != 3))
-        raise InvalidProblem(f"{text.path}: line {lines[at]}: expected 'i j value', got {counts[at]} numbers")
-    i, j, values = text.numbers().triples(len(lines), _MOST, "entries i j value", base=0)
+    on_line = np.bincount(text.lines)
+    wrong = (on_line != 3) & (on_line != 0)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InvalidProblem(f"{text.path}: line {at}: expected 'i j value', got {on_line[at]} numbers")
+    i, j, values = text.numbers().triples(len(text.values) // 3, _MOST, "entries i j value", base=0)
     return int(max(i.max(), j.max())) + 1, i, j, values
 
 

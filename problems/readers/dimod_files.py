@@ -66,8 +66,8 @@ def write(problem: BinaryQuadratic, path: str | Path, kind: str) -> None:
         # a Unit is written as the plain tuple it is
         names = [tuple(name) if isinstance(name, tuple) else name for name in problem.labels]
         model.relabel_variables(dict(enumerate(names)))
-    with whole_file(path) as file:
-        shutil.copyfileobj(model.to_file(), file)
+    with whole_file(path) as file, model.to_file() as stored:
+        shutil.copyfileobj(stored, file)
 
 
 def from_cqm(cqm: Any) -> BinaryQuadratic:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -231,23 +230,16 @@ _CHUNK = 0.005  # seconds
 class Pace:
     """How much work a kernel gets per call, so that a call takes about 5 ms; it never changes what is computed.
 
-    Parameters
+    Attributes
     ----------
-    remaining : callable
-        Seconds left.
     work : int
-        First guess, in the kernel's own unit.
+        The next portion, in the kernel's own unit.
     """
 
-    def __init__(self, remaining: Callable[[], float], work: int = 20_000) -> None:
+    def __init__(self, work: int = 20_000) -> None:
         self.work = work
-        self._remaining = remaining
 
-    def __call__(self, kernel: Callable[[int], Any]) -> Any:
-        """The kernel's answer to one portion of work."""
-        began = time.perf_counter()
-        answer = kernel(max(1, self.work))
-        wanted = min(_CHUNK, self._remaining())
-        ratio = wanted / max(1e-6, time.perf_counter() - began)
-        self.work = max(1, int(self.work * min(4.0, max(0.05, ratio))))
-        return answer
+    def learn(self, seconds: float, left: float) -> None:
+        """Adapt to what the last full portion took and to the seconds that are left."""
+        ratio = min(_CHUNK, max(left, 1e-4)) / max(1e-6, seconds)
+        self.work = max(1, int(self.work * min(2.0, ratio)))

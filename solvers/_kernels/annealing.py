@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .borrow import borrow
 from .couplings import entry, field, reach, rebuild
 from .limits import recount, respend
 from .moves import (
@@ -32,6 +33,7 @@ _REBUILD_AFTER = 200  # accepted moves per unit: rebuilding then costs under a p
 @njit(cache=True, nogil=True)
 def anneal(c, a, limits, state, walk, moves, least, most, work):
     """At most `most` proposals and about `work` of work; returns the proposals made. Heat inf accepts everything."""
+    c, a, limits, state, walk = borrow((c, a, limits, state, walk))
     real, whole = walk.real, walk.whole
     if whole[SWEEP] < 0:
         _begin(c, a, limits, state, walk)

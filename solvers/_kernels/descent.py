@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .borrow import borrow
 from .couplings import entry, reach, rebuild, shift
 from .limits import can_flip, can_swap, move, recount
 
@@ -12,6 +13,7 @@ from .limits import can_flip, can_swap, move, recount
 @njit(cache=True, nogil=True)
 def descend_steps(c, a, limits, state, top, fresh, least, steps):
     """At most `steps` best moves, each better than `least`; returns how many were made."""
+    c, a, limits, state, top = borrow((c, a, limits, state, top))
     if fresh:
         recount(limits, state)
         rebuild(c, a, state.f, state.x)

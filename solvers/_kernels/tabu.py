@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .borrow import borrow
 from .couplings import entry, reach, rebuild
 from .limits import can_flip, can_swap, recount, respend
 from .moves import (
@@ -30,6 +31,7 @@ _REBUILD_AFTER = 200  # steps per unit
 @njit(cache=True, nogil=True)
 def search(c, a, limits, state, walk, cheapest, moves, tenure, least, most):
     """At most `most` steps, while SWEEP (steps since the last improvement) is below SWEEPS; returns the steps made."""
+    c, a, limits, state, walk, cheapest = borrow((c, a, limits, state, walk, cheapest))
     real, whole = walk.real, walk.whole
     if whole[SWEEP] < 0:
         _begin(c, a, limits, state, walk)
@@ -61,6 +63,7 @@ def search(c, a, limits, state, walk, cheapest, moves, tenure, least, most):
 @njit(cache=True, nogil=True)
 def shake(c, a, limits, state, walk, moves, least, strength):
     """`strength` random moves from where the search stands."""
+    c, a, limits, state, walk = borrow((c, a, limits, state, walk))
     if walk.whole[SWEEP] < 0:
         _begin(c, a, limits, state, walk)
     for _ in range(strength):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import problems as problems
     from . import solvers as solvers
     from .pipeline import apply_masks as apply_masks
+    from .pipeline import find_groups as find_groups
     from .pipeline import load as load
     from .pipeline import masks as masks
     from .pipeline import measure as measure
@@ -49,6 +50,7 @@ _NAMES = {
     "pipeline": (
         "prune",
         "measure",
+        "find_groups",
         "solve",
         "select",
         "masks",

@@ -1,6 +1,6 @@
 """The command line: data on stdout, progress and notices on stderr.
 
-Exit codes: 0 ok, 1 no feasible solution, 2 bad input (one line, no traceback), 130 Ctrl-C after the incumbent is printed.
+Exit codes: 0 ok, 1 no feasible solution, 2 bad input (one line, no traceback), 130 Ctrl-C, the incumbent printed.
 `solve` is kept light: neither torch nor rich nor dimod is imported unless the instance needs it.
 """
 
@@ -13,8 +13,7 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ app = typer.Typer(
     name="prunesolve",
     help="Decide which parts of a trained network to keep, as a combinatorial-optimisation problem.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,14 +34,14 @@ app = typer.Typer(
 INFEASIBLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
-class Task(str, enum.Enum):
+class Task(enum.StrEnum):
     """What the demo prunes."""
 
     classify = "classify"
     denoise = "denoise"
 
 
-class Refit(str, enum.Enum):
+class Refit(enum.StrEnum):
     """How the weights that stay are adapted after the removal."""
 
     none = "none"
@@ -241,11 +241,10 @@ def list_formulations() -> None:
 def info(file: Annotated[str, typer.Argument(metavar="FILE[:k]", help="Any file prunesolve reads or writes.")]) -> None:
     """Say what a file holds."""
     from prunesolve.pipeline import load
-    from prunesolve.problems.readers import read, split_index
+    from prunesolve.problems.readers import split_index
 
     path, index = split_index(file)
-    found = load if path.endswith((".json", ".safetensors")) or (path.endswith(".npz") and index is None) else read
-    say(describe(read(existing(path), index=index) if found is read else load(existing(path))))
+    say(describe(load(existing(path), index=index)))
 
 
 @app.command()
@@ -394,8 +393,9 @@ def read_result(path: Path) -> Any:
     """The result in a file."""
     from prunesolve.solvers import Result
 
+    text = json.dumps(read_object(path))
     try:
-        return Result.from_json(json.dumps(read_object(path)))
+        return Result.from_json(text)
     except InvalidProblem as error:
         raise InvalidProblem(f"{path}: {error}") from None
 
@@ -512,25 +512,29 @@ def finish(result: Any) -> None:
         raise typer.Exit(INFEASIBLE)
 
 
-@contextmanager
-def _one_clear_line() -> Iterator[None]:
-    """Bad input ends in one line on stderr and exit code 2."""
-    try:
-        yield
-    except (InvalidProblem, UnsupportedProblem, SolverFailed, OSError, MemoryError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        notice(f"prunesolve: {message}")
-        raise SystemExit(BAD_INPUT) from None
-    except KeyboardInterrupt:
-        notice("prunesolve: interrupted")
-        raise SystemExit(INTERRUPTED) from None
-
-
-def main(run: Callable[[], Any] = app) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `prunesolve` command."""
     logging.basicConfig(format="prunesolve: %(message)s", stream=sys.stderr, level=logging.WARNING)
-    with _one_clear_line():
-        run()
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (InvalidProblem, UnsupportedProblem, SolverFailed, OSError, MemoryError) as error:
+        code = _refuse(str(error) or type(error).__name__)
+    except KeyboardInterrupt:
+        notice("prunesolve: interrupted")
+        code = INTERRUPTED
+    except Exception as error:
+        # typer raises click's usage errors from a private module that moved between its versions
+        if not hasattr(error, "format_message"):
+            raise
+        code = _refuse(error.format_message())
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(message: str) -> int:
+    """Bad input ends in one line on stderr; a call without arguments has printed its help already."""
+    if message:
+        notice(f"prunesolve: {' '.join(message.split())}")
+    return BAD_INPUT
 
 
 if __name__ == "__main__":

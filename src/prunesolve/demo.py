@@ -249,7 +249,7 @@ class _Bench:
             refitted=float(evaluate(refitted, self.data.test)["metric"]),
             params=spent["params"],
             macs=spent["macs"],
-            difference=verify(masked, removed, self.example).difference,
+            difference=verify(masked, removed, self.example).largest_difference,
         )
 
     def race(self, problem: BinaryQuadratic, seed: int, seconds: float) -> dict[str, Result]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,16 +23,18 @@ from prunesolve.problems import (
     GroupBounds,
     InvalidProblem,
     LowRank,
+    Selection,
     SolverFailed,
     Statistics,
+    unknown,
 )
 from prunesolve.problems._arrays import Bits, floats, integers
 from prunesolve.solvers import Result, Solver
 
 if TYPE_CHECKING:
+    from prunesolve.bridges.torch.groups import Found
     from prunesolve.bridges.torch.masks import Masks
     from prunesolve.bridges.torch.verify import Check
-    from prunesolve.problems import Selection
 
 AnySolver = str | Solver | type[Solver]
 
@@ -313,6 +319,13 @@ def measure(model: Any, data: Any, **options: Any) -> Statistics:
     return measure(model, data, **options)
 
 
+def find_groups(model: Any, example: Any, *, layers: Sequence[str] | None = None) -> Found:
+    """The coupled channel groups of a torch model, and what was left out and why; see `bridges.torch.groups`."""
+    from prunesolve.bridges.torch.groups import find_groups
+
+    return find_groups(model, example, layers=layers)
+
+
 def masks(selection: Selection, model: Any) -> Masks:
     """{module path: (out,) bool} of every module whose outputs go; see `bridges.torch.masks`."""
     from prunesolve.bridges.torch.masks import masks
@@ -320,7 +333,7 @@ def masks(selection: Selection, model: Any) -> Masks:
     return masks(selection, model)
 
 
-def apply_masks(model: Any, masks: Masks, how: str = "plain") -> Any:
+def apply_masks(model: Any, masks: Mapping[str, Any], how: Literal["plain", "prune"] = "plain") -> Any:
     """Zero what the masks drop, in place, plainly or through torch.nn.utils.prune; returns the model."""
     from prunesolve.bridges.torch.masks import apply_masks
 
@@ -348,11 +361,381 @@ def refit(dense: Any, removed: Any, data: Any, selection: Selection, **options: 
     return refit(dense, removed, data, selection, **options)
 
 
-def recalibrate_batchnorm(model: Any, data: Any, **options: Any) -> Any:
-    """The model with its BatchNorm statistics measured anew on data."""
-    from prunesolve.bridges.torch.refit import recalibrate_batchnorm
+def recalibrate_batchnorm(model: Any, data: Any) -> Any:
+    """The model, in place, with its BatchNorm statistics averaged anew over the data; returns it."""
+    from prunesolve.bridges.torch.batchnorm import recalibrate_batchnorm
 
-    return recalibrate_batchnorm(model, data, **options)
+    return recalibrate_batchnorm(model, data)
 
 
 # The whole way: prune
+
+
+class Report(dict[str, Any]):
+    """What was asked and what came of it; JSON-able, printed as a short table.
+
+    Keys: asked, achieved, steps, layers, excluded, notes, removal, solver, seconds.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join([*self._achieved(), *self._steps(), *self._layers(), *self._removal()])
+
+    def _achieved(self) -> Iterator[str]:
+        asked = ", ".join(f"{name}={value}" for name, value in self["asked"].items())
+        yield f"asked        {asked}"
+        for name, (after, before) in self["achieved"].items():
+            yield f"{name:<12} {after:,} of {before:,}  ({100 * after / max(before, 1):.2f} %)"
+
+    def _steps(self) -> Iterator[str]:
+        for step in self["steps"]:
+            yield f"{step['step']:<12} loss {step['loss']:.5g}, {step['metric_name']} {step['metric']:.4g}"
+
+    def _layers(self) -> Iterator[str]:
+        for group, (kept, size) in self["layers"].items():
+            yield f"  {group}: {kept} of {size} kept"
+        for group, reason in self["excluded"].items():
+            yield f"  {group}: left out, {reason}"
+
+    def _removal(self) -> Iterator[str]:
+        check = self["removal"]
+        yield f"masked equals removed: largest difference {check['largest_difference']:.3g} of {check['tolerance']:.3g}"
+
+
+@dataclass(frozen=True, eq=False)
+class PruneResult:
+    """What `prune` brought back.
+
+    Parameters
+    ----------
+    masks : dict
+        {path of each module whose outputs go: bool (out,)}.
+    model : torch.nn.Module
+        Physically smaller; the original is untouched.
+    result : Result
+        The solver's answer: status, objective, bound, trace.
+    report : Report
+        Asked against achieved, loss and metric after each step, counts, exclusions and the removal check.
+    selection : Selection
+        The units kept.
+    problem : BinaryQuadratic
+        The instance that was solved.
+    statistics : Statistics
+        What was measured.
+    example : tensor or tuple of tensors
+        The inputs on which the removal was checked.
+    """
+
+    masks: Any
+    model: Any
+    result: Any
+    report: Report
+    selection: Selection
+    problem: BinaryQuadratic
+    statistics: Statistics
+    example: Any
+
+    def save(self, folder: str | Path) -> None:
+        """Write masks.safetensors, the smaller model, instance.npz, result.json and report.json into a folder."""
+        from prunesolve.bridges.torch.masks import save_masks
+        from prunesolve.bridges.torch.shrink import save_model
+        from prunesolve.problems._npz import whole_file
+
+        folder = Path(folder)
+        save_masks(self.masks, folder / "masks.safetensors")
+        save_model(self.model, folder, self.example)
+        self.problem.save(folder / "instance.npz")
+        self.result.save(folder / "result.json")
+        with whole_file(folder / "report.json") as file:
+            file.write(json.dumps(self.report, indent=1, allow_nan=False).encode())
+
+
+def prune(
+    model: Any,
+    data: Any,
+    *,
+    keep: int | float | None = None,
+    params: int | float | None = None,
+    macs: int | float | None = None,
+    granularity: str = "channel",
+    formulation: Any = "reconstruction",
+    solver: Any = "auto",
+    allocation: str = "auto",
+    layers: Sequence[str] | None = None,
+    refit: bool | str = True,
+    repair: Sequence[str] | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Callable[..., Any] | None = None,
+    device: Any = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> PruneResult:
+    r"""Prune a trained network: measure, encode, solve, decode, mask, remove, refit.
+
+        keep* = argmin_x f(x)   subject to the budget,   x_i = 1 keeps unit i
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The trained network; it is not changed.
+    data : iterable of (inputs, targets)
+        Calibration batches or a DataLoader.
+    keep, params, macs : int or float, optional
+        Budget: units, parameters, multiply-adds; a float is a fraction of the dense network, an int a count. At least
+        one. Parameters and MACs are the removed network's true counts: at most what was asked, and no unit more fits.
+    granularity : "channel"
+        What goes.
+    formulation, solver : str or object
+        By name, or with options set.
+    allocation : "auto"
+        How many units each layer keeps: decided by the formulation under one budget for the whole network.
+    layers : sequence of str, optional
+        Modules whose OUTPUTS may go; default all that can.
+    refit : bool
+        Solve each consumer's least-squares problem on what it still reads (no labels, no gradients).
+    repair : sequence of str, optional
+        In order: "bn" re-estimates the BatchNorm statistics on `data`.
+    loss, metric : callable, optional
+        loss(outputs, targets) -> mean; default cross-entropy for integer targets, mean squared error for float ones.
+    device : optional
+        Where to compute.
+    time_limit : float, optional
+        Seconds for the solver.
+    seed : int
+        Same seed, same masks.
+
+    Returns
+    -------
+    PruneResult
+        masks, model, result, report.
+
+    Raises
+    ------
+    InvalidProblem
+        If the budget cannot be met (the message says the smallest that can), the model cannot be run or the data are
+        empty.
+    SolverFailed
+        If no feasible selection was found.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prunesolve.pipeline import prune
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> inputs = torch.linspace(-1, 1, 64).reshape(16, 4)
+    >>> out = prune(net, [(inputs, torch.arange(16) % 3)], keep=0.5, solver="greedy")
+    >>> out.model[0].out_features, int(out.masks["0"].sum())
+    (4, 4)
+    """
+    asked = {name: value for name, value in (("keep", keep), ("params", params), ("macs", macs)) if value is not None}
+    steps_after = _checked_choices(granularity, allocation, refit, repair)
+    from prunesolve import formulations
+    from prunesolve.bridges.torch.data import Batches
+    from prunesolve.bridges.torch.masks import masks as masks_of
+
+    clock = _Clock()
+    chosen = formulations.get(formulation) if isinstance(formulation, str) else formulation
+    batches = Batches(data)
+    dense = _on_device(model, device)
+    stats = measure(dense, batches, layers=layers, loss=loss, device=device)
+    clock.tick("measure")
+    problem = chosen.encode(stats, **asked)
+    result = solve(problem, solver=solver, seed=seed, time_limit=time_limit)
+    if not result.feasible:
+        raise SolverFailed(f"{solver}: {result.status.value}", result)
+    clock.tick("solve")
+    selection = chosen.decode(stats, spend_rest(problem, result.solution))
+    example = batches.example()
+    masked = apply_masks(copy.deepcopy(dense), masks_of(selection, dense))
+    removed = shrink(dense, selection, example)
+    check = verify(masked, removed, example)
+    clock.tick("remove")
+    steps = [("dense", dense), ("masked", masked)]
+    for name, step in steps_after:
+        removed = step(dense, removed, batches, selection, device)
+        steps.append((name, removed))
+        clock.tick(name)
+    return PruneResult(
+        masks=masks_of(selection, model),
+        model=removed,
+        result=result,
+        report=Report(
+            asked=asked,
+            achieved=_achieved(dense, removed, selection, example),
+            steps=[{"step": name, **_measured(network, batches, loss, metric, device)} for name, network in steps],
+            layers=selection.counts,
+            excluded=stats.meta.get("excluded", {}),
+            notes=stats.meta.get("notes", {}),
+            removal={
+                "passed": check.passed,
+                "largest_difference": check.largest_difference,
+                "tolerance": check.tolerance,
+            },
+            solver={"solver": result.solver, "status": str(result.status), "objective": result.objective}
+            | {"bound": result.bound, "gap": result.gap, "seed": result.seed}
+            | {name: result.details[name] for name in ("picked",) if name in result.details},
+            seconds=clock.seconds,
+        ),
+        selection=selection,
+        problem=problem,
+        statistics=stats,
+        example=example,
+    )
+
+
+def spend_rest(problem: BinaryQuadratic, keep: Any) -> Any:
+    """Add units back, smallest change of f first, while any still fits the budgets.
+
+    A minimiser may leave room where a unit would raise f; who asks for half the MACs wants half the MACs.
+
+    Parameters
+    ----------
+    problem : BinaryQuadratic
+        With at least one Budget and no Cardinality; any other problem is answered with `keep` as it is.
+    keep : (n,) bool
+        Feasible.
+
+    Returns
+    -------
+    (n,) bool
+        Feasible, and no further unit fits.
+    """
+    keep = np.array(keep, dtype=bool)
+    if problem.k is not None or not problem.of_kind(Budget):
+        return keep
+    while (fits := _fits(problem, keep)).any():
+        change = np.where(fits, problem.fields(keep), np.inf)
+        keep[int(np.argmin(change))] = True
+    return keep
+
+
+def _fits(problem: BinaryQuadratic, keep: Any) -> Any:
+    """(n,) units outside `keep` that could be added without breaking a constraint."""
+    fits = ~keep
+    for budget in problem.of_kind(Budget):
+        more = budget.cost if budget.pair is None else budget.cost + budget.pair @ keep.astype(np.float64)
+        fits &= more <= budget.limit - budget.spent(keep)
+    for bounds in problem.of_kind(GroupBounds):
+        full = bounds.counts(keep) >= bounds.high
+        fits &= (bounds.group < 0) | ~full[bounds.group]
+    return fits
+
+
+def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dict[str, list[int]]:
+    """Apply what `solve --out` wrote to the model it was measured on: masks.safetensors and the smaller model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network whose units the instance labels.
+    told : mapping
+        The JSON object of a result, with `kept_units` and the `example` of its instance.
+    folder : path
+        Where masks and model go.
+
+    Returns
+    -------
+    dict
+        {"params": [after, before], "macs": [after, before]}.
+
+    Raises
+    ------
+    InvalidProblem
+        If the result carries no units, or they are not this model's.
+    """
+    from prunesolve.bridges.torch.costs import count
+    from prunesolve.bridges.torch.groups import find_groups
+    from prunesolve.bridges.torch.masks import masks as masks_of
+    from prunesolve.bridges.torch.masks import save_masks
+    from prunesolve.bridges.torch.shrink import save_model
+
+    kept, meta = told.get("kept_units"), told.get("instance_meta") or {}
+    if not kept or "example" not in meta:
+        raise InvalidProblem("result: expected kept_units and the example's shape, as for an instance `encode` made")
+    example = _example_like(meta["example"])
+    groups = find_groups(model, example, layers=meta.get("layers")).groups
+    units = {(layer, channel) for layer, channels in kept.items() for channel in channels}
+    known = {u for g in groups for u in g.units}
+    missing = sorted({layer for layer, channel in units - known})
+    if missing:
+        raise InvalidProblem(f"result: units of {', '.join(missing)} are not in this model; give the measured one")
+    groups = tuple(g for g in groups if g.layer in kept)
+    selection = Selection(groups, np.array([u in units for g in groups for u in g.units]))
+    removed = shrink(model, selection, example)
+    save_masks(masks_of(selection, model), Path(folder) / "masks.safetensors")
+    save_model(removed, folder, example)
+    before, after = count(model, example), count(removed, example)
+    return {name: [after[name], before[name]] for name in before}
+
+
+def _example_like(described: Sequence[Mapping[str, Any]]) -> Any:
+    """Tensors of the measured inputs' shapes: standard normal, zeros for whole numbers."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for tensor in described:
+        dtype = getattr(torch, tensor["dtype"])
+        values = torch.randn(tensor["shape"], generator=generator) if dtype.is_floating_point else None
+        made.append(torch.zeros(tensor["shape"], dtype=dtype) if values is None else values.to(dtype))
+    return made[0] if len(made) == 1 else tuple(made)
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def tick(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now
+
+
+def _checked_choices(
+    granularity: str, allocation: str, refit: bool | str, repair: Sequence[str] | None
+) -> list[tuple[str, Callable[..., Any]]]:
+    """The steps after the removal, in order; choices that do not exist are refused by name."""
+    if granularity != "channel":
+        raise unknown("granularity", granularity, ["channel"])
+    if allocation != "auto":
+        raise unknown("allocation", allocation, ["auto"])
+    if not isinstance(refit, bool):
+        raise unknown("refit", str(refit), ["True", "False"])
+    steps: list[tuple[str, Callable[..., Any]]] = [("refit", _refit_step)] if refit else []
+    for name in repair or ():
+        if name not in _REPAIRS:
+            raise unknown("repair", name, _REPAIRS)
+        steps.append((name, _REPAIRS[name]))
+    return steps
+
+
+def _refit_step(dense: Any, removed: Any, batches: Any, selection: Selection, device: Any) -> Any:
+    from prunesolve.bridges.torch.refit import refit
+
+    return refit(dense, removed, batches, selection, device=device)
+
+
+def _batchnorm_step(dense: Any, removed: Any, batches: Any, selection: Selection, device: Any) -> Any:
+    return recalibrate_batchnorm(removed, batches)
+
+
+_REPAIRS: dict[str, Callable[..., Any]] = {"bn": _batchnorm_step}
+
+
+def _on_device(model: Any, device: Any) -> Any:
+    return model if device is None else copy.deepcopy(model).to(device)
+
+
+def _achieved(dense: Any, removed: Any, selection: Selection, example: Any) -> dict[str, list[int]]:
+    from prunesolve.bridges.torch.costs import count
+
+    before, after = count(dense, example), count(removed, example)
+    units = [int(selection.keep.sum()), len(selection.keep)]
+    return {"units": units} | {name: [after[name], before[name]] for name in before}
+
+
+def _measured(model: Any, batches: Any, loss: Any, metric: Any, device: Any) -> Mapping[str, Any]:
+    from prunesolve.bridges.torch.evaluate import evaluate
+
+    return evaluate(model, batches, loss=loss, metric=metric, device=device)

@@ -127,7 +127,9 @@ def test_a_spin_model_becomes_bits():
 
 def test_from_bqm_goes_sparse_where_that_is_smaller():
     n = 1500
-    model = dimod.BinaryQuadraticModel({i: 0.0 for i in range(n)}, {(i, i + 1): 1.0 for i in range(n - 1)}, 0, "BINARY")
+    model = dimod.BinaryQuadraticModel(
+        dict.fromkeys(range(n), 0.0), {(i, i + 1): 1.0 for i in range(n - 1)}, 0, "BINARY"
+    )
     problem = BinaryQuadratic.from_bqm(model)
     assert sparse.issparse(problem.quadratic)
     assert problem.value(np.ones(n, dtype=bool)) == n - 1
@@ -203,21 +205,21 @@ def test_matrices_that_are_no_couplings_are_refused(store, matrix, complaint):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (dict(linear=[0.0, np.inf]), "finite"),
-        (dict(linear=[[0.0]]), "shape"),
-        (dict(linear=["a"]), "numbers"),
-        (dict(linear=[0.0, 0.0], quadratic=np.zeros((3, 3))), r"\(2, 2\)"),
-        (dict(linear=[0.0, 0.0], quadratic=np.zeros((2, 3))), "square"),
-        (dict(linear=[0.0, 0.0], quadratic=sparse.csr_array((2, 3))), "shape"),
-        (dict(linear=[0.0], offset=np.nan), "offset"),
-        (dict(linear=[0.0], offset="many"), "offset"),
-        (dict(linear=[0.0], diagonal=[0.0, 1.0]), "diagonal"),
-        (dict(linear=[0.0, 0.0], labels=["a"]), "labels"),
-        (dict(linear=[0.0, 0.0], labels=["a", "a"]), "distinct"),
-        (dict(linear=[0.0], labels=[{}]), "labels"),
-        (dict(linear=[0.0], constraints=["k = 1"]), "constraints"),
-        (dict(linear=[1e308, 1e308]), "float64 range"),
-        (dict(linear=[0.0], quadratic=LowRank([[1e200]])), "float64 range"),
+        ({"linear": [0.0, np.inf]}, "finite"),
+        ({"linear": [[0.0]]}, "shape"),
+        ({"linear": ["a"]}, "numbers"),
+        ({"linear": [0.0, 0.0], "quadratic": np.zeros((3, 3))}, r"\(2, 2\)"),
+        ({"linear": [0.0, 0.0], "quadratic": np.zeros((2, 3))}, "square"),
+        ({"linear": [0.0, 0.0], "quadratic": sparse.csr_array((2, 3))}, "shape"),
+        ({"linear": [0.0], "offset": np.nan}, "offset"),
+        ({"linear": [0.0], "offset": "many"}, "offset"),
+        ({"linear": [0.0], "diagonal": [0.0, 1.0]}, "diagonal"),
+        ({"linear": [0.0, 0.0], "labels": ["a"]}, "labels"),
+        ({"linear": [0.0, 0.0], "labels": ["a", "a"]}, "distinct"),
+        ({"linear": [0.0], "labels": [{}]}, "labels"),
+        ({"linear": [0.0], "constraints": ["k = 1"]}, "constraints"),
+        ({"linear": [1e308, 1e308]}, "float64 range"),
+        ({"linear": [0.0], "quadratic": LowRank([[1e200]])}, "float64 range"),
     ],
 )
 def test_bad_arguments_are_one_line_that_names_them(arguments, complaint):

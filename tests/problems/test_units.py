@@ -50,7 +50,7 @@ def test_unknown_names_suggest_the_nearest(stats):
     with pytest.raises(InvalidProblem, match="did you mean 'params'"):
         stats.spent("param", np.ones(5))
     with pytest.raises(InvalidProblem, match="did you mean 'l1'"):
-        stats.criterion("l2")
+        stats.criterion("l11")
     with pytest.raises(InvalidProblem, match="did you mean 'activation'"):
         stats.matrices("activations")
 
@@ -87,16 +87,16 @@ def test_no_groups_are_no_units(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (dict(saliency={"l1": np.ones(4)}), r"saliency\['l1'\]: expected shape \(5\)"),
-        (dict(saliency={"l1": [1, 2, np.nan, 4, 5]}), "finite"),
-        (dict(blocks={"weights": [np.eye(2)]}), "for each of 2 groups"),
-        (dict(blocks={"weights": [np.eye(2), np.eye(2)]}), "of cat.1"),
-        (dict(cost={"params": np.ones((5, 1))}), "cost"),
-        (dict(constant={"params": "many"}), "constant"),
-        (dict(pair_cost={"params": sparse.csr_array(np.eye(5))}), "diagonal"),
-        (dict(pair_cost={"params": sparse.csr_array(np.eye(5, k=1))}), "symmetric"),
-        (dict(pair_cost={"params": sparse.csr_array((4, 4))}), "shape"),
-        (dict(cross={"reconstruction": {(0, 1): np.ones((3, 2))}}), "cross"),
+        ({"saliency": {"l1": np.ones(4)}}, r"saliency\['l1'\]: expected shape \(5\)"),
+        ({"saliency": {"l1": [1, 2, np.nan, 4, 5]}}, "finite"),
+        ({"blocks": {"weights": [np.eye(2)]}}, "for each of 2 groups"),
+        ({"blocks": {"weights": [np.eye(2), np.eye(2)]}}, "of cat.1"),
+        ({"cost": {"params": np.ones((5, 1))}}, "cost"),
+        ({"constant": {"params": "many"}}, "constant"),
+        ({"pair_cost": {"params": sparse.csr_array(np.eye(5))}}, "diagonal"),
+        ({"pair_cost": {"params": sparse.csr_array(np.eye(5, k=1))}}, "symmetric"),
+        ({"pair_cost": {"params": sparse.csr_array((4, 4))}}, "shape"),
+        ({"cross": {"reconstruction": {(0, 1): np.ones((3, 2))}}}, "cross"),
     ],
 )
 def test_statistics_of_another_shape_are_refused(groups, arguments, complaint):
