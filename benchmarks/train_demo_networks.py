@@ -30,7 +30,7 @@ STEPS, CROPS, SIDE = 1500, 16, 40
 
 def train_digits(network: torch.nn.Module, rng: np.random.Generator) -> None:
     """Cross-entropy with label smoothing on digits shifted by up to one pixel; Adam, cosine schedule."""
-    inputs, targets = (torch.cat(part) for part in zip(*demo.digits_data().calibration, strict=True))
+    inputs, targets = demo.digits("train")
     steps = EPOCHS * (len(targets) // DIGITS_BATCH)
     optimiser, schedule = adam(network, 3e-3, steps)
     for _ in range(EPOCHS):
@@ -43,7 +43,7 @@ def train_digits(network: torch.nn.Module, rng: np.random.Generator) -> None:
 
 def train_denoiser(network: torch.nn.Module, rng: np.random.Generator) -> None:
     """Mean squared error on random crops, flipped, turned and with fresh noise; Adam, cosine schedule."""
-    photos = demo.photographs("calibration")
+    photos = demo.photographs("train")
     optimiser, schedule = adam(network, 2e-3, STEPS)
     for done in range(STEPS):
         clean = np.stack([random_crop(photos, rng) for _ in range(CROPS)])

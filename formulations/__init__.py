@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "prunesolve.formulations"
 
+# name: (module, class, what it is in a sentence)
 _TABLE = {
-    "l1-qubo": ("l1_qubo", "L1Qubo"),
-    "hybrid-qubo": ("hybrid_qubo", "HybridQubo"),
-    "fisher": ("fisher", "Fisher"),
-    "reconstruction": ("reconstruction", "Reconstruction"),
+    "l1-qubo": ("l1_qubo", "L1Qubo", "L1 norms of the filters against their likeness: the baseline of the field."),
+    "hybrid-qubo": ("hybrid_qubo", "HybridQubo", "Taylor and Fisher saliency against the likeness of activations."),
+    "fisher": ("fisher", "Fisher", "Second-order increase of the loss when units go together."),
+    "reconstruction": ("reconstruction", "Reconstruction", "Error of the next layer's output; no weights to tune."),
 }
 _BASE = ("Formulation", "Objective")
-_CLASSES = {class_name: module for module, class_name in _TABLE.values()}
+_CLASSES = {class_name: module for module, class_name, _ in _TABLE.values()}
 
 __all__ = ["all", "formulation_class", "get", "names", *_BASE, *_CLASSES]
 
@@ -51,6 +52,12 @@ def names() -> list[str]:
     return [*_TABLE, *sorted(_registered())]
 
 
+def summaries() -> dict[str, str]:
+    """{name: a sentence} of all formulations, without loading one; third parties' say where they come from."""
+    own = {name: sentence for name, (_, _, sentence) in _TABLE.items()}
+    return own | {name: f"From {point.value}." for name, point in sorted(_registered().items())}
+
+
 def formulation_class(name: str) -> type[Formulation]:
     """The class behind a name.
 
@@ -60,7 +67,7 @@ def formulation_class(name: str) -> type[Formulation]:
         If there is no such formulation; the message suggests the nearest.
     """
     if name in _TABLE:
-        module, class_name = _TABLE[name]
+        module, class_name, _ = _TABLE[name]
         return getattr(import_module(f".{module}", __name__), class_name)
     registered = _registered()
     if name not in registered:

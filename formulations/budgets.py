@@ -10,7 +10,7 @@ Parameters and MACs are bilinear in the widths of neighbouring layers; the pair 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -53,8 +53,7 @@ def demand(
     {'minimum': 1, 'keep': {'asked': 0.5, 'units': 2, 'of': 4}, 'params': {'asked': 15, 'limit': 15.0, 'of': 20.0}}
     """
     resources = {name: asked for name, asked in (("params", params), ("macs", macs)) if asked is not None}
-    if keep is None and not resources:
-        raise InvalidProblem("expected at least one budget, got none; give keep, params or macs")
+    check_asked(resources if keep is None else resources | {"keep": keep})
     told: dict[str, Any] = {"minimum": minimum}
     bounds = _at_least(stats, minimum)
     constraints: list[Constraint] = [bounds] if minimum else []
@@ -71,6 +70,15 @@ def demand(
         constraints.append(Budget(stats.cost[resource], spendable, stats.pair_cost.get(resource)))
         told[resource] = {"asked": _plain(asked), "limit": limit, "of": total}
     return Demand(tuple(constraints), told)
+
+
+def check_asked(asked: Mapping[str, Any]) -> None:
+    """Refuse what can be no budget, whatever the network: before hours of measuring, not after."""
+    if not asked:
+        raise InvalidProblem("expected at least one budget, got none; give keep, params or macs")
+    counted = {"keep": "units", "params": "parameters", "macs": "multiply-adds"}
+    for name, amount in asked.items():
+        _check_amount(name, amount, counted[name])
 
 
 def units_to_keep(keep: Any, n: int) -> int:

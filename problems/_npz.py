@@ -7,7 +7,7 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -42,6 +42,28 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def whole_folder(path: str | Path, replaces: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder to write into, whose files appear in `path` only when the block ends well.
+
+    Other files in `path` stay, but for the names in `replaces`, which go where the block did not write them.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_dir():
+        raise InvalidProblem(f"{path}: expected a folder to write into, got a file")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target, or inside it where it exists: its parent may not be ours to write
+    home = target if target.exists() else target.parent
+    with tempfile.TemporaryDirectory(dir=home, prefix=f".{target.name}.") as temporary:
+        yield Path(temporary)
+        written = sorted(Path(temporary).iterdir())
+        target.mkdir(exist_ok=True)
+        for stale in set(replaces) - {file.name for file in written}:
+            (target / stale).unlink(missing_ok=True)
+        for file in written:
+            os.replace(file, target / file.name)
 
 
 def write(path: str | Path, kind: str, arrays: Mapping[str, Any]) -> None:

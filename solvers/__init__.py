@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "prunesolve.solvers"
 
+# name: (module, class, what it is in a sentence)
 _TABLE = {
-    "greedy": ("greedy", "Greedy"),
-    "swap-annealing": ("swap_annealing", "SwapAnnealing"),
-    "swap-tabu": ("swap_tabu", "SwapTabu"),
-    "simulated-annealing": ("simulated_annealing", "SimulatedAnnealing"),
-    "exact": ("exact", "Exact"),
-    "auto": ("auto", "Auto"),
-    "restarts": ("restarts", "Restarts"),
+    "auto": ("auto", "Auto", "Picks a solver by the instance and the declared limits, and says which."),
+    "greedy": ("greedy", "Greedy", "Adds and drops the unit that changes the objective least, from both ends."),
+    "swap-annealing": ("swap_annealing", "SwapAnnealing", "Anneals by swaps that keep every constraint."),
+    "swap-tabu": ("swap_tabu", "SwapTabu", "Tabu search by swaps that keep every constraint."),
+    "simulated-annealing": (
+        "simulated_annealing",
+        "SimulatedAnnealing",
+        "dwave-samplers' annealer, led to the constraints by a linear field.",
+    ),
+    "exact": ("exact", "Exact", "Proves the optimum: enumeration of small instances, else branch and bound."),
+    "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }
 _BASE = ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent")
-_CLASSES = {class_name: module for module, class_name in _TABLE.values()}
+_CLASSES = {class_name: module for module, class_name, _ in _TABLE.values()}
 
 __all__ = ["all", "available", "get", *_BASE, *_CLASSES]
 
@@ -49,6 +54,12 @@ def names() -> list[str]:
     return [*_TABLE, *sorted(_registered())]
 
 
+def summaries() -> dict[str, str]:
+    """{name: a sentence} of all solvers, without loading one; third parties' say where they come from."""
+    own = {name: sentence for name, (_, _, sentence) in _TABLE.items()}
+    return own | {name: f"From {point.value}." for name, point in sorted(_registered().items())}
+
+
 def solver_class(name: str) -> type[Solver]:
     """The class behind a name.
 
@@ -58,7 +69,7 @@ def solver_class(name: str) -> type[Solver]:
         If there is no such solver; the message suggests the nearest.
     """
     if name in _TABLE:
-        module, class_name = _TABLE[name]
+        module, class_name, _ = _TABLE[name]
         return getattr(import_module(f".{module}", __name__), class_name)
     registered = _registered()
     if name not in registered:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, GroupBounds
+from prunesolve.problems import BinaryQuadratic, Budget, GroupBounds
 
 from . import _kernels
 from ._base import Run
@@ -39,9 +39,8 @@ class Search:
         self.state = _kernels.state(view, x)
         self.walk = self._new_walk(x)
         self._offered = math.inf
-        self._offer_seconds = 0.0
-        self._total_offer_seconds = 0.0
-        self._pace = _kernels.Pace()
+        self._offer_seconds = self._offers_seconds = 0.0
+        self._pace = _kernels.Pace(work=100)
 
     @classmethod
     def begin(cls, problem: BinaryQuadratic, run: Run, *, factored: bool = False) -> Search | None:
@@ -60,6 +59,7 @@ class Search:
             best=np.array(x, dtype=bool),
             top=np.full(n, -1.0),
             until=np.zeros(n, dtype=np.int64),
+            price=np.zeros(len(self.view.limits.limit)),
             real=np.zeros(5),
             whole=np.zeros(5, dtype=np.int64),
             chance=self.run.rng.integers(0, 2**64, size=1, dtype=np.uint64),
@@ -67,6 +67,15 @@ class Search:
         walk.real[self._at.BEST] = math.inf
         walk.whole[self._at.SWEEP] = -1
         return walk
+
+    def reprice(self, share: float = 1.0) -> None:
+        """Price the budgets at the best selection so far, `share` of what the break-even unit pays."""
+        self.walk.price[:] = 0.0
+        budgets = self.problem.of_kind(Budget)
+        if budgets:
+            h = self.problem.fields(self.walk.best)
+            prices = np.array([_price(self.problem, budget, h, self.walk.best) for budget in budgets])
+            self.walk.price[:] = share * prices / max(1, np.count_nonzero(prices))
 
     # --- annealing -------------------------------------------------------------------------------------------------
 
@@ -127,7 +136,7 @@ class Search:
         self.run.count(done)
         if self.unfinished:
             self._pace.learn(time.perf_counter() - began, self.run.remaining - self._offer_seconds)
-        if self._offer_seconds == 0.0 or self._total_offer_seconds < _OFFERS * self.run.seconds:
+        if self._offer_seconds == 0.0 or self._offers_seconds < _OFFERS * self.run.seconds:
             self.offer()
         return int(done)
 
@@ -142,7 +151,7 @@ class Search:
         began = time.perf_counter()
         self.run.offer(self.state.x if present else self.walk.best)
         self._offer_seconds = time.perf_counter() - began
-        self._total_offer_seconds += self._offer_seconds
+        self._offers_seconds += self._offer_seconds
 
 
 def _moves(problem: BinaryQuadratic, at: Any) -> int:
@@ -154,3 +163,27 @@ def _moves(problem: BinaryQuadratic, at: Any) -> int:
 
 def _leaves_no_flip(bounds: GroupBounds) -> bool:
     return bool((bounds.group >= 0).all() and (bounds.low == bounds.high).all())
+
+
+def _price(problem: BinaryQuadratic, budget: Budget, h: Any, x: Any) -> float:
+    """The least price at which the problem linearised at x, min (h + price cost) y, keeps within the budget."""
+    cost = budget.cost if budget.pair is None else budget.cost + budget.pair @ x.astype(np.float64)
+    # pairs are spent once, but each of the two units sees them in its marginal cost
+    limit = budget.limit * max(1.0, float(cost @ x) / max(budget.spent(x), 1e-300))
+
+    def spent(price: float) -> float:
+        asks = h + price * cost
+        kept = np.argsort(asks, kind="stable")[: problem.k] if problem.k is not None else asks < 0
+        return float(cost[kept].sum())
+
+    low, high = 0.0, float(np.abs(h).max()) / max(float(cost.mean()), 1e-300)
+    if spent(low) <= limit:
+        return 0.0
+    for _ in range(60):
+        if spent(high) <= limit:
+            break
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if spent(middle) <= limit else (middle, high)
+    return high

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, repeat
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,8 @@ from . import _kernels
 from ._base import Run, Solver, Status
 from ._search import Search
 
-_SHORTEST = 32  # sweeps of the first annealing under a time limit; each later one is twice as long
+_SHORTEST = 32  # sweeps of the first two annealings under a time limit, every later two are twice as long
+_HOTTEST = (4.0, 30.0)  # how much hotter a repeated annealing may begin and end; instances differ in what they like
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,11 @@ class SwapAnnealing(Solver):
 
     A swap of kept i for dropped j changes the value by  h_j - h_i - J_ij,  h = a + J x,  and is taken with
     probability min(1, exp(-change / T)). T falls geometrically from `t_start` to `t_end` times the mean absolute
-    change of a random move. Where a bound is tight both units come from the same group, so no proposal is wasted.
+    change of a random move; every second annealing begins three times as hot. Where a bound is tight both units come from the same group, so no proposal is wasted.
     An evaluation is one proposal, a sweep n of them.
 
     Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a
-    time limit alone: annealings of doubling length until the time is over.
+    time limit alone: annealings of growing length until the time is over.
 
     Parameters
     ----------
@@ -72,8 +74,11 @@ class SwapAnnealing(Solver):
         if search is None:
             return None
         scale = search.mean_change()
-        for sweeps in self._lengths(problem.n, run):
-            search.heat(self.t_start * scale, (self.t_end / self.t_start) ** (1 / max(1, sweeps - 1)), sweeps)
+        for annealing, sweeps in enumerate(self._lengths(problem.n, run)):
+            hotter = run.rng.random() if annealing else 0.0
+            start, end = self.t_start * _HOTTEST[0] ** hotter, self.t_end * _HOTTEST[1] ** hotter
+            search.reprice(float(run.rng.uniform(0.0, 1.1)))
+            search.heat(start * scale, (end / start) ** (1 / max(1, sweeps - 1)), sweeps)
             while search.unfinished and not run.should_stop():
                 search.anneal()
             if run.should_stop():
@@ -84,13 +89,7 @@ class SwapAnnealing(Solver):
     def _lengths(self, n: int, run: Run) -> Iterator[int]:
         """Sweeps of each annealing."""
         if run.evaluation_limit is not None:
-            share = max(1, int(run.evaluations_left) // (n * self.restarts))
-            while True:
-                yield share
+            return repeat(max(1, int(run.evaluations_left) // (n * self.restarts)))
         if run.time_limit is None:
-            yield from [self.sweeps] * self.restarts
-            return
-        sweeps = _SHORTEST
-        while True:
-            yield sweeps
-            sweeps *= 2
+            return repeat(self.sweeps, self.restarts)
+        return (_SHORTEST << (annealing // 3) for annealing in count())

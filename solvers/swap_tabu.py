@@ -70,9 +70,11 @@ class SwapTabu(Solver):
         tenure = self._tenures(problem)
         patience = 1000 + 10 * problem.n
         left = self.iterations if run.time_limit is None and run.evaluation_limit is None else 2**62
+        search.reprice()
         while left > 0 and not run.should_stop():
             left -= search.tabu(tenure, patience, left)
             if not search.unfinished:
+                search.reprice(float(run.rng.uniform(0.0, 1.1)))
                 search.shake(self._strength(problem, run))
         search.offer()
         return None

@@ -29,19 +29,29 @@ def as_inputs(model: nn.Module, example: Any) -> tuple[torch.Tensor, ...]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, a seeded copy of the random state, full float precision; all restored."""
     training = [(module, module.training) for module in model.modules()]
-    cuda = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
         # the fused encoder kernel reads its weights past the modules that own them
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), torch.random.fork_rng(devices=cuda), _full_precision():
-            torch.manual_seed(0)
+        with torch.no_grad(), torch.random.fork_rng(devices=_cuda_devices(model)), _full_precision():
+            reseed(model)
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, flag in training:
             module.training = flag
+
+
+def reseed(model: nn.Module) -> None:
+    """Seed the generators that a forward of this model draws from, and no others."""
+    torch.default_generator.manual_seed(0)
+    for index in _cuda_devices(model):
+        torch.cuda.default_generators[index].manual_seed(0)
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
 
 
 @contextmanager
@@ -70,31 +80,24 @@ def run(model: nn.Module, inputs: tuple[torch.Tensor, ...], what: str = "the mod
     try:
         return model(*inputs)
     except Exception as error:
-        where = _failing_layer(model, inputs)
+        where = _failing_layer(model, error)
         raise InvalidProblem(
             f"{what} fails at {where} on the example of shape {[tuple(x.shape) for x in inputs]}: "
             f"{type(error).__name__}: {_one_line(error)}"
         ) from error
 
 
-def _failing_layer(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str:
-    # a second run with hooks: the layer that was entered last and never left
-    entered: list[str] = []
-    hooks = []
-    for path, module in model.named_modules():
-        label = (
-            f"layer {path!r} ({type(module).__name__})" if path else f"the forward of {type(module).__name__} itself"
-        )
-        hooks.append(module.register_forward_pre_hook(lambda *_, label=label: entered.append(label)))
-        hooks.append(module.register_forward_hook(lambda *_: (entered.pop(), None)[1]))
-    try:
-        model(*inputs)
-    except Exception:  # the caller already holds the error; only the place is asked for
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return entered[-1] if entered else "its first layer"
+def _failing_layer(model: nn.Module, error: Exception) -> str:
+    """The innermost module of the model among the frames that the error passed through."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    innermost: nn.Module = model
+    frame = error.__traceback__
+    while frame is not None:
+        owner = frame.tb_frame.f_locals.get("self")
+        innermost = owner if isinstance(owner, nn.Module) and id(owner) in paths else innermost
+        frame = frame.tb_next
+    path, kind = paths[id(innermost)], type(innermost).__name__
+    return f"layer {path!r} ({kind})" if path else f"the forward of {kind} itself"
 
 
 def _one_line(error: Exception) -> str:

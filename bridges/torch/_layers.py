@@ -50,8 +50,13 @@ def widths(module: nn.Module) -> tuple[int, int]:
         return module.in_channels, module.out_channels
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    width = module.num_parameters if isinstance(module, nn.PReLU) else module.num_features
-    return int(width), int(width)
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters, module.num_parameters
+    if isinstance(module, (_BatchNorm, _InstanceNorm)):
+        return module.num_features, module.num_features
+    raise InvalidProblem(
+        f"{type(module).__name__}: expected a layer with channels (convolution, Linear, BatchNorm, PReLU)"
+    )
 
 
 def conv_groups(module: nn.Module) -> int:

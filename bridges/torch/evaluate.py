@@ -102,9 +102,19 @@ def with_targets(targets: Tensor | None, model: nn.Module) -> Tensor:
 
 def placed(model: nn.Module, device: Any) -> nn.Module:
     """The model where it lies on `device` or none is asked, else a copy there: the caller's stays where it is."""
-    if device is None or torch.device(device) == device_of(model):
+    if device is None or _checked_device(device) == device_of(model):
         return model
     return copy.deepcopy(model).to(device)
+
+
+def _checked_device(device: Any) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidProblem(
+            f"device: expected a device that torch finds on this machine, such as cpu, got {device!r} ({reason})"
+        ) from None
 
 
 def _is_classes(targets: Tensor) -> bool:

@@ -156,7 +156,19 @@ def _candidates(model: nn.Module, flow: Flow, wanted: set[str] | None) -> tuple[
             reasons = (f"it is coupled to {others}, which `layers` does not name",)
         shown = {node: channels for node, channels in unit.items() if not _only_passes(layers, node)}
         bins[tuple((node, len(c)) for node, c in shown.items()), reasons].append(list(shown.values()))
-    return _named(model, layers, bins)
+    groups, excluded = _named(model, layers, bins)
+    return groups, excluded | _outside(modules, layers, wanted)
+
+
+def _outside(modules: Mapping[str, nn.Module], layers: Mapping[str, _Layer], wanted: set[str] | None) -> dict[str, str]:
+    """Convolutions and linear layers that never ran as such, and why nothing is said about their channels."""
+    said = {}
+    for path, module in modules.items():
+        if isinstance(module, _PRODUCERS) and path not in layers and (wanted is None or path in wanted):
+            said[path] = "it does not run as a layer on the example"
+            if role(module) == "sealed":
+                said[path] = "it computes its weight at each call (a pruning mask, a parametrisation)"
+    return said
 
 
 def _named(
@@ -172,7 +184,8 @@ def _named(
     for (signature, reasons), units in ordered:
         layer = signature[0][0][0]
         seen[layer] += 1
-        members = [Member(*node, np.array([unit[k] for unit in units])) for k, (node, _) in enumerate(signature)]
+        nodes = [node for node, _ in signature]
+        members = [Member(path, axis, np.array([u[k] for u in units])) for k, (path, axis) in enumerate(nodes)]
         original = np.array(kept_channels(model, layer, "out", layers[layer].makes))
         channels = original[members[0].channels[:, 0]]
         name = layer + _suffix(channels, seen[layer]) if sharing[layer] > 1 else layer
@@ -264,6 +277,7 @@ class _Trials:
             finite = False
         if not finite:
             self.model = copy.deepcopy(model).eval()
+        self.masked = copy.deepcopy(self.model)
 
     def proved(self, groups: list[Group]) -> tuple[list[Group], dict[str, str]]:
         """The groups whose removal is right, and the others with the reason.
@@ -278,8 +292,7 @@ class _Trials:
                 failures = {name: reason for name, reason in failures.items() if name not in parts}
                 at = min(i for i, g in enumerate(groups) if g.name in parts)
                 groups = [*groups[:at], group, *(g for g in groups[at:] if g.name not in parts)]
-        survivors = [g for g in groups if g.name not in failures]
-        failures |= self._screened(survivors) if len(survivors) < len(groups) else {}
+                failures |= self._screened([g for g in groups if g.name not in failures])
         return [g for g in groups if g.name not in failures], failures
 
     def _screened(self, groups: list[Group]) -> dict[str, str]:
@@ -313,7 +326,8 @@ class _Trials:
             removed = cut_out(self.model, chosen)
         except InvalidProblem as error:
             return str(error)
-        check = verify(apply_masks(copy.deepcopy(self.model), chosen), removed, self.inputs)
+        self.masked.load_state_dict(self.model.state_dict())
+        check = verify(apply_masks(self.masked, chosen), removed, self.inputs)
         if check.passed:
             return ""
         if np.isinf(check.largest_difference):
@@ -352,7 +366,7 @@ def _companies(groups: int) -> list[np.ndarray[Any, Any]]:
 
 
 def _together(failed: list[Group]) -> list[Group]:
-    """For each layer with several failed groups of one size: the group whose units are their first, second, ... ones."""
+    """Failed groups of one layer and one size made one: unit u is the u-th unit of each."""
     parts: dict[tuple[str, int], list[Group]] = defaultdict(list)
     for group in failed:
         parts[group.layer, group.size].append(group)

@@ -20,6 +20,7 @@ from .moves import (
     SWEEPS,
     VALUE,
     allowed,
+    bill,
     keep_best,
     make,
     propose,
@@ -62,18 +63,20 @@ def anneal(c, a, limits, state, walk, moves, least, most, work):
 def _accepted(c, a, limits, state, walk, i, j):
     """The change of the value where the move is allowed and Metropolis takes it, inf otherwise."""
     heat = walk.real[HEAT]
+    change, dearer = field(c, a, state.f, state.x, i), bill(limits, state, walk, i)
     if j < 0:
-        change = field(c, a, state.f, state.x, i)
         if state.x[i]:
-            change = -change
+            change, dearer = -change, -dearer
     else:
-        change = field(c, a, state.f, state.x, j) - field(c, a, state.f, state.x, i)
+        change = field(c, a, state.f, state.x, j) - change
+        dearer = bill(limits, state, walk, j) - dearer
         # a swap this bad is refused whatever J_ij is: no need to fetch it from memory
-        if change - walk.top[i] > 40.0 * heat:
+        if change + dearer - walk.top[i] > 40.0 * heat:
             return np.inf
         change -= entry(c, i, j)
-    if change > 0.0 and heat < np.inf:
-        if change > 40.0 * heat or uniform(walk.chance) >= np.exp(-change / heat):
+    uphill = change + dearer
+    if uphill > 0.0 and heat < np.inf:
+        if uphill > 40.0 * heat or uniform(walk.chance) >= np.exp(-uphill / heat):
             return np.inf
     if not allowed(limits, state, i, j):
         return np.inf

@@ -24,6 +24,7 @@ class Walk(NamedTuple):
     best: Any  # (n,) bool
     top: Any  # (n,) see couplings.reach
     until: Any  # (n,) int64 iteration up to which a unit is tabu
+    price: Any  # (b,) what a unit of each budget is worth while moves are compared, never in the value
     real: Any  # float64 scalars
     whole: Any  # int64 scalars
     chance: Any  # (1,) uint64
@@ -81,6 +82,15 @@ def _partition(limits, state, chance, i):
     if chosen > 0:
         return chosen
     return below(chance, limits.part.shape[0])
+
+
+@njit
+def bill(limits, state, walk, i):
+    """What x_i = 1 costs at the prices of the budgets."""
+    total = 0.0
+    for b in range(limits.limit.size):
+        total += walk.price[b] * (limits.cost[b, i] + state.load[b, i])
+    return total
 
 
 @njit(inline="always")

@@ -19,6 +19,7 @@ from .moves import (
     VALUE,
     allowed,
     below,
+    bill,
     keep_best,
     make,
     propose,
@@ -98,15 +99,18 @@ def _refresh(c, a, limits, state, walk):
 
 @njit
 def _best_move(c, limits, state, walk, cheapest, moves, least):
-    """(change, i, j) of the best move that is not tabu or leads below the best value; i = -1 where there is none."""
+    """(change, i, j) of the best move that is not tabu or leads below the best value; i = -1 where there is none.
+
+    Moves are compared at the prices of the budgets, so that a full budget does not freeze the search.
+    """
     aspired = walk.real[BEST] - least - walk.real[VALUE]
-    change, i, j = np.inf, -1, -1
+    uphill, change, i, j = np.inf, np.inf, -1, -1
     if moves != SWAPS:
-        change, i = _best_flip(limits, state, walk, aspired)
+        uphill, change, i = _best_flip(limits, state, walk, aspired)
     if moves != FLIPS:
         leaver = _best_leaver(limits, state, walk, cheapest, aspired)
         if leaver >= 0:
-            swap, enters = _best_successor(c, limits, state, walk, leaver, change, aspired)
+            swap, enters = _best_successor(c, limits, state, walk, leaver, uphill, aspired)
             if enters >= 0:
                 change, i, j = swap, leaver, enters
             else:
@@ -117,69 +121,72 @@ def _best_move(c, limits, state, walk, cheapest, moves, least):
 
 @njit
 def _best_flip(limits, state, walk, aspired):
+    """(change at prices, change, i) of the best flip."""
     x, h, until, step = state.x, state.f, walk.until, walk.whole[STEP]
-    best, chosen, ties = np.inf, -1, 1
+    best, best_change, chosen, ties = np.inf, np.inf, -1, 1
     for i in range(x.size):
-        change = -h[i] if x[i] else h[i]
-        if change > best or (until[i] >= step and change >= aspired) or not can_flip(limits, state, i):
+        change, uphill = h[i], h[i] + bill(limits, state, walk, i)
+        if x[i]:
+            change, uphill = -change, -uphill
+        if uphill > best or (until[i] >= step and change >= aspired) or not can_flip(limits, state, i):
             continue
-        if change < best:
-            best, chosen, ties = change, i, 1
-        else:
-            ties += 1
-            if below(walk.chance, ties) == 0:
-                chosen = i
-    return best, chosen
+        ties = ties + 1 if uphill == best else 1
+        if ties == 1 or below(walk.chance, ties) == 0:
+            best, best_change, chosen = uphill, change, i
+    return best, best_change, chosen
 
 
 @njit
 def _best_leaver(limits, state, walk, cheapest, aspired):
     """The kept unit whose field exceeds most the cheapest field that may follow it; J_ij is left to the successor."""
     x, h, until, step = state.x, state.f, walk.until, walk.whole[STEP]
-    partitions = limits.part.shape[0]
-    cheapest[:] = np.inf
-    for j in range(x.size):
-        if not x[j] and until[j] < step:
-            for p in range(partitions):
-                g = limits.part[p, j]
-                if h[j] < cheapest[g]:
-                    cheapest[g] = h[j]
+    _cheapest_entrants(limits, state, walk, cheapest)
     best, chosen, ties = np.inf, -1, 1
     for i in range(x.size):
         if not x[i]:
             continue
         follows = cheapest[0]
-        for p in range(1, partitions):
+        for p in range(1, limits.part.shape[0]):
             g = limits.part[p, i]
             if state.count[g] <= limits.low[g]:
                 follows = max(follows, cheapest[g])
-        change = follows - h[i]
-        if change > best or (until[i] >= step and change >= aspired):
+        uphill = follows - h[i] - bill(limits, state, walk, i)
+        if uphill > best or uphill == np.inf or (until[i] >= step and uphill >= aspired):
             continue
-        if change < best:
-            best, chosen, ties = change, i, 1
-        elif chosen >= 0:
-            ties += 1
-            if below(walk.chance, ties) == 0:
-                chosen = i
+        ties = ties + 1 if uphill == best else 1
+        if ties == 1 or below(walk.chance, ties) == 0:
+            best, chosen = uphill, i
     return chosen
 
 
 @njit
+def _cheapest_entrants(limits, state, walk, cheapest):
+    """The least field of a dropped unit of each part that is not tabu."""
+    cheapest[:] = np.inf
+    for j in range(state.x.size):
+        if not state.x[j] and walk.until[j] < walk.whole[STEP]:
+            asks = state.f[j] + bill(limits, state, walk, j)
+            for p in range(limits.part.shape[0]):
+                g = limits.part[p, j]
+                cheapest[g] = min(cheapest[g], asks)
+
+
+@njit
 def _best_successor(c, limits, state, walk, i, best, aspired):
-    """(change, j) of the best swap of i below `best`."""
+    """(change, j) of the best swap of i that is below `best` at prices."""
     x, h, until, step = state.x, state.f, walk.until, walk.whole[STEP]
-    chosen, ties = -1, 1
+    spared, best_change, chosen, ties = bill(limits, state, walk, i), np.inf, -1, 1
     for j in range(x.size):
-        if x[j] or h[j] - h[i] - walk.top[i] > best:
+        if x[j]:
             continue
-        change = h[j] - h[i] - entry(c, i, j)
-        if change > best or (until[j] >= step and change >= aspired) or not can_swap(limits, state, i, j):
+        uphill = h[j] - h[i] + bill(limits, state, walk, j) - spared
+        if uphill - walk.top[i] > best:
             continue
-        if change < best:
-            best, chosen, ties = change, j, 1
-        elif chosen >= 0:
-            ties += 1
-            if below(walk.chance, ties) == 0:
-                chosen = j
-    return best, chosen
+        coupling = entry(c, i, j)
+        change, uphill = h[j] - h[i] - coupling, uphill - coupling
+        if uphill > best or (until[j] >= step and change >= aspired) or not can_swap(limits, state, i, j):
+            continue
+        ties = ties + 1 if uphill == best else 1
+        if ties == 1 or below(walk.chance, ties) == 0:
+            best, best_change, chosen = uphill, change, j
+    return best_change, chosen

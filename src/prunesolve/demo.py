@@ -20,7 +20,7 @@ import numpy as np
 
 from prunesolve import solvers
 from prunesolve.formulations import Formulation, HybridQubo, L1Qubo, Reconstruction
-from prunesolve.problems import BinaryQuadratic, Selection, SolverFailed, Statistics
+from prunesolve.problems import BinaryQuadratic, InvalidProblem, Selection, SolverFailed, Statistics
 from prunesolve.problems._npz import whole_file
 from prunesolve.solvers import Result
 
@@ -120,7 +120,7 @@ def run_demo(
     progress: bool | None = None,
     methods: Sequence[Method] = METHODS,
     removed: Sequence[float] = REMOVED,
-    race_seconds: float = 2.0,
+    race_seconds: float = 1.0,
 ) -> DemoResult:
     """Prune the task's network by every method at every budget; write report.html and table.csv.
 
@@ -149,11 +149,11 @@ def run_demo(
     Raises
     ------
     InvalidProblem
-        If there is no such task or its weights are missing.
+        If there is no such task, its weights are missing or `out` is a file.
     """
     from .demo_networks import demo_task, load_network
 
-    began = time.perf_counter()
+    began, folder = time.perf_counter(), _folder(out)
     bench = _Bench(load_network(task), demo_task(task).data())
     jobs = [(method, search, share) for share in removed for method in methods for search in method.searches]
     rows = tuple(bench.row(*job, seed) for job in _followed(jobs, progress))
@@ -169,12 +169,21 @@ def run_demo(
         instance=f"{methods[-1].name}, {100 * middle:.0f} % removed",
         anytime=anytime,
         seconds=time.perf_counter() - began,
-        report=Path(out) / "report.html",
-        table=Path(out) / "table.csv",
+        report=folder / "report.html",
+        table=folder / "table.csv",
     )
     _write_table(result)
     _write_page(result)
     return result
+
+
+def _folder(out: str | Path) -> Path:
+    """The folder to write to, known to be one before the work begins."""
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidProblem(f"out: expected a folder, got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class _Judged(NamedTuple):
@@ -347,16 +356,14 @@ def _blocks(result: DemoResult) -> Iterator[Table | Figure | str]:
     yield _metric_figure(result)
     yield Table(
         "All selections",
-        {**_columns(result), "masked − removed": ".1e"},
+        {**_columns(result), "difference": ".1e"},
         [(*_values(row), row.difference) for row in result.rows],
         "Click a heading to sort. Seconds are the solver's own. The last column is the largest difference between the "
         "outputs of the masked network and of the physically smaller one on test samples.",
     )
     yield _race_figure(result)
     yield _race_table(result)
-    for share in dict.fromkeys(row.removed for row in result.best):
-        kept = {row.method: row.counts for row in result.best if row.removed == share}
-        yield counts(kept, title=f"Units kept per layer, {100 * share:.0f} % removed")
+    yield _counts_figure(result)
 
 
 def _metric_figure(result: DemoResult) -> Figure:
@@ -364,7 +371,7 @@ def _metric_figure(result: DemoResult) -> Figure:
 
     def curves(field: str) -> list[Curve]:
         found = []
-        for style, name in enumerate(names):
+        for style, name in enumerate(reversed(names)):
             rows = [row for row in result.best if row.method == name]
             found.append(Curve(name, [100 * r.removed for r in rows], [getattr(r, field) for r in rows], style))
         return found
@@ -378,6 +385,14 @@ def _metric_figure(result: DemoResult) -> Figure:
         reference=("dense", result.dense),
         ticks=sorted({100 * row.removed for row in result.rows}),
     )
+
+
+def _counts_figure(result: DemoResult) -> Figure:
+    kept: dict[str, dict[str, Mapping[str, tuple[int, int]]]] = {}
+    for row in result.best:
+        kept.setdefault(f"{100 * row.removed:.0f} % removed", {})[row.method] = row.counts
+    note = "Through the solver that reached the least objective. In brackets the units of the layer."
+    return counts(kept, title="Units kept per layer", note=note)
 
 
 _FLOOR = 1e-6  # relative distances below this are drawn here: zero has no place on a logarithmic axis

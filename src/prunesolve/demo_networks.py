@@ -84,27 +84,39 @@ class PhotoDenoiser(nn.Module):
 
 @dataclass(frozen=True)
 class DemoData:
-    """Batches of (inputs, targets): what methods may look at, and what they are judged by."""
+    """Batches of (inputs, targets): what methods may look at, what choices were made by, and what judges them."""
 
     calibration: list[Batch]
     validation: list[Batch]
     test: list[Batch]
 
 
-def digits_data(batch: int = 250) -> DemoData:
-    """1,797 handwritten digits in [0, 1], split by a fixed permutation into 1,000 / 297 / 500."""
+# Places of a fixed permutation of the 1,797 digits that each part may see.
+PLACES = {"train": slice(0, 1000), "validation": slice(1000, 1297), "test": slice(1297, 1797)}
+
+
+def digits(part: str) -> Batch:
+    """The part's handwritten digits: (m, 1, 8, 8) float32 in [0, 1] and (m,) labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    inputs = torch.from_numpy(images[order].astype(np.float32) / 16).reshape(-1, 1, 8, 8)
-    targets = torch.from_numpy(labels[order].astype(np.int64))
-    parts = [slice(0, 1000), slice(1000, 1297), slice(1297, None)]
-    return DemoData(*[_batches(inputs[part], targets[part], batch) for part in parts])
+    chosen = np.random.default_rng(0).permutation(len(labels))[PLACES[part]]
+    inputs = torch.from_numpy(images[chosen].astype(np.float32) / 16).reshape(-1, 1, 8, 8)
+    return inputs, torch.from_numpy(labels[chosen].astype(np.int64))
 
 
-# The columns of both photographs (640 wide) that each part may see; they do not overlap.
-REGIONS = {"calibration": slice(0, 384), "validation": slice(384, 480), "test": slice(480, 640)}
+def digits_data() -> DemoData:
+    """Handwritten digits as (image, label): 500 of the 1,000 trained on to calibrate, 297 and 500 others."""
+    inputs, targets = digits("train")
+    return DemoData(
+        calibration=_batches(inputs[:500], targets[:500], 250),
+        validation=_batches(*digits("validation"), 250),
+        test=_batches(*digits("test"), 250),
+    )
+
+
+# Columns of both photographs, 640 wide, that each part may see.
+REGIONS = {"train": slice(0, 384), "validation": slice(384, 480), "test": slice(480, 640)}
 
 
 def photographs(part: str) -> list[np.ndarray[Any, Any]]:
@@ -146,12 +158,17 @@ def sensor(clean: Any, rng: np.random.Generator, photons: float = 80.0, read: fl
     return (shot + rng.normal(0.0, read, shot.shape)).astype(np.float32)
 
 
-def photo_data(side: int = 80, batch: int = 10) -> DemoData:
-    """Crops of the two photographs as (noisy, clean); each part has its own columns and its own noise."""
-    return DemoData(*[_noisy_crops(part, side, batch, seed) for seed, part in enumerate(REGIONS)])
+def photo_data() -> DemoData:
+    """Crops of the two photographs as (noisy, clean), 32 / 10 / 20; each part has its own columns and noise."""
+    return DemoData(
+        calibration=_noisy_crops("train", side=48, count=32, seed=0),
+        validation=_noisy_crops("validation", side=80, count=10, seed=1),
+        test=_noisy_crops("test", side=80, count=20, seed=2),
+    )
 
 
-def _noisy_crops(part: str, side: int, batch: int, seed: int) -> list[Batch]:
+def _noisy_crops(part: str, side: int, count: int, seed: int) -> list[Batch]:
+    """`count` of the crops that tile the part, in batches of ten."""
     rng = np.random.default_rng(seed)
     crops = [
         photo[:, top : top + side, left : left + side]
@@ -160,8 +177,8 @@ def _noisy_crops(part: str, side: int, batch: int, seed: int) -> list[Batch]:
         for left in range(0, photo.shape[2] - side + 1, side)
     ]
     # shuffled, so that every batch shows both photographs
-    clean = np.stack(crops)[rng.permutation(len(crops))]
-    return _batches(torch.from_numpy(sensor(clean, rng)), torch.from_numpy(clean), batch)
+    clean = np.stack(crops)[rng.permutation(len(crops))[:count]]
+    return _batches(torch.from_numpy(sensor(clean, rng)), torch.from_numpy(clean), 10)
 
 
 def _batches(inputs: Tensor, targets: Tensor, size: int) -> list[Batch]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from prunesolve import solvers
-from prunesolve.formulations.budgets import units_to_keep
+from prunesolve.formulations.budgets import check_asked, units_to_keep
 from prunesolve.problems import (
     BinaryQuadratic,
     Blocks,
     Budget,
     Cardinality,
     Constraint,
+    Group,
     GroupBounds,
     InvalidProblem,
     LowRank,
@@ -29,7 +31,8 @@ from prunesolve.problems import (
     unknown,
 )
 from prunesolve.problems._arrays import Bits, floats, integers
-from prunesolve.solvers import Result, Solver
+from prunesolve.problems._npz import FORMAT, whole_file, whole_folder
+from prunesolve.solvers import Result, Solver, Status
 
 if TYPE_CHECKING:
     from prunesolve.bridges.torch.groups import Found
@@ -388,7 +391,7 @@ class Report(dict[str, Any]):
 
     def _steps(self) -> Iterator[str]:
         for step in self["steps"]:
-            yield f"{step['step']:<12} loss {step['loss']:.5g}, {step['metric_name']} {step['metric']:.4g}"
+            yield f"{step['step']:<12} loss {_figure(step['loss'], 5)}, {step['metric_name']} {_figure(step['metric'], 4)}"
 
     def _layers(self) -> Iterator[str]:
         for group, (kept, size) in self["layers"].items():
@@ -399,6 +402,14 @@ class Report(dict[str, Any]):
     def _removal(self) -> Iterator[str]:
         check = self["removal"]
         yield f"masked equals removed: largest difference {check['largest_difference']:.3g} of {check['tolerance']:.3g}"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON, whole or not at all."""
+        _write_json(path, {"format": FORMAT, "kind": "report", **self})
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "not finite" if value is None else f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -412,7 +423,8 @@ class PruneResult:
     model : torch.nn.Module
         Physically smaller; the original is untouched.
     result : Result
-        The solver's answer: status, objective, bound, trace.
+        The solver's answer: solution, status, objective, bound, trace. Where units were added back to spend the rest
+        of a budget, `details["added_back"]` says how many and `details["searched_objective"]` what the search reached.
     report : Report
         Asked against achieved, loss and metric after each step, counts, exclusions and the removal check.
     selection : Selection
@@ -435,18 +447,57 @@ class PruneResult:
     example: Any
 
     def save(self, folder: str | Path) -> None:
-        """Write masks.safetensors, the smaller model, instance.npz, result.json and report.json into a folder."""
+        """Write masks, smaller model, instance.npz, result.json and report.json into a folder, all or nothing."""
         from prunesolve.bridges.torch.masks import save_masks
         from prunesolve.bridges.torch.shrink import save_model
-        from prunesolve.problems._npz import whole_file
 
-        folder = Path(folder)
-        save_masks(self.masks, folder / "masks.safetensors")
-        save_model(self.model, folder, self.example)
-        self.problem.save(folder / "instance.npz")
-        self.result.save(folder / "result.json")
-        with whole_file(folder / "report.json") as file:
-            file.write(json.dumps(self.report, indent=1, allow_nan=False).encode())
+        with whole_folder(folder, replaces=_MODEL_FILES) as place:
+            save_masks(self.masks, place / "masks.safetensors")
+            save_model(self.model, place, self.example)
+            self.problem.save(place / "instance.npz")
+            told = told_of("instance.npz", self.problem, self.result)
+            _write_json(place / "result.json", told | {"trace": [list(row) for row in self.result.trace]})
+            self.report.save(place / "report.json")
+
+
+# model.pt2 is not always written: an older one must not stay beside newer weights
+_MODEL_FILES = ("model.safetensors", "widths.json", "model.pt2")
+
+
+def _write_json(path: str | Path, told: Mapping[str, Any]) -> None:
+    with whole_file(path) as file:
+        file.write(json.dumps(told, indent=1, allow_nan=False).encode())
+
+
+def told_of(instance: str, problem: BinaryQuadratic, result: Result) -> dict[str, Any]:
+    """What `solve --json` tells: the result without its trace, and the instance it belongs to."""
+    from prunesolve import __version__
+    from prunesolve.problems.readers import native_objective
+
+    native = None if result.objective is None else native_objective(problem, result.objective)
+    told: dict[str, Any] = json.loads(result.to_json(trace=False))
+    return told | {
+        "instance": instance,
+        "instance_hash": problem.hash,
+        "sense": problem.meta.get("sense", "minimise"),
+        "native_objective": native,
+        "n": problem.n,
+        "kept_units": _kept_units(problem, result.solution),
+        "instance_meta": dict(problem.meta),
+        "version": __version__,
+    }
+
+
+def _kept_units(problem: BinaryQuadratic, solution: Any) -> dict[str, list[int]] | None:
+    """{module path: original indices kept}, where the instance's labels are units."""
+    labels = problem.labels
+    if solution is None or labels is None or not all(isinstance(x, tuple) and len(x) == 2 for x in labels):
+        return None
+    kept: dict[str, list[int]] = {str(layer): [] for layer, _ in labels}
+    for (layer, channel), stays in zip(labels, solution, strict=True):
+        if stays:
+            kept[str(layer)].append(int(channel))
+    return kept
 
 
 def prune(
@@ -527,33 +578,40 @@ def prune(
     (4, 4)
     """
     asked = {name: value for name, value in (("keep", keep), ("params", params), ("macs", macs)) if value is not None}
+    check_asked(asked)
     steps_after = _checked_choices(granularity, allocation, refit, repair)
-    from prunesolve import formulations
+    chosen, searcher = _formulation(formulation), _solver(solver, {})
     from prunesolve.bridges.torch.data import Batches
+    from prunesolve.bridges.torch.evaluate import placed
     from prunesolve.bridges.torch.masks import masks as masks_of
 
     clock = _Clock()
-    chosen = formulations.get(formulation) if isinstance(formulation, str) else formulation
-    batches = Batches(data)
-    dense = _on_device(model, device)
-    stats = measure(dense, batches, layers=layers, loss=loss, device=device)
+    dense, batches = placed(model, device), Batches(data)
+    stats = measure(dense, batches, layers=layers, loss=loss)
     clock.tick("measure")
     problem = chosen.encode(stats, **asked)
-    result = solve(problem, solver=solver, seed=seed, time_limit=time_limit)
-    if not result.feasible:
-        raise SolverFailed(f"{solver}: {result.status.value}", result)
+    result = _solved(problem, searcher, seed, time_limit)
     clock.tick("solve")
-    selection = chosen.decode(stats, spend_rest(problem, result.solution))
-    example = batches.example()
+    selection, example = chosen.decode(stats, result.solution), batches.example()
     masked = apply_masks(copy.deepcopy(dense), masks_of(selection, dense))
     removed = shrink(dense, selection, example)
     check = verify(masked, removed, example)
     clock.tick("remove")
-    steps = [("dense", dense), ("masked", masked)]
+
+    def told(step: str, network: Any) -> dict[str, Any]:
+        from prunesolve.bridges.torch.evaluate import evaluate
+
+        return {"step": step, **_finite(evaluate(network, batches, loss=loss, metric=metric))}
+
+    # without targets there is nothing to judge by; measuring and refitting need none
+    judged = "taylor" in stats.saliency
+    steps = [told("dense", dense), told("masked", masked)] if judged else []
+    clock.tick("evaluate")
     for name, step in steps_after:
-        removed = step(dense, removed, batches, selection, device)
-        steps.append((name, removed))
+        removed = step(dense, removed, batches, selection)
         clock.tick(name)
+        steps += [told(name, removed)] if judged else []
+        clock.tick("evaluate")
     return PruneResult(
         masks=masks_of(selection, model),
         model=removed,
@@ -561,10 +619,10 @@ def prune(
         report=Report(
             asked=asked,
             achieved=_achieved(dense, removed, selection, example),
-            steps=[{"step": name, **_measured(network, batches, loss, metric, device)} for name, network in steps],
-            layers=selection.counts,
-            excluded=stats.meta.get("excluded", {}),
-            notes=stats.meta.get("notes", {}),
+            steps=steps,
+            layers={group: list(counts) for group, counts in selection.counts.items()},
+            excluded=dict(stats.meta.get("excluded", {})),
+            notes=dict(stats.meta.get("notes", {})),
             removal={
                 "passed": check.passed,
                 "largest_difference": check.largest_difference,
@@ -572,13 +630,45 @@ def prune(
             },
             solver={"solver": result.solver, "status": str(result.status), "objective": result.objective}
             | {"bound": result.bound, "gap": result.gap, "seed": result.seed}
-            | {name: result.details[name] for name in ("picked",) if name in result.details},
+            | {name: result.details[name] for name in ("picked", "added_back") if name in result.details},
             seconds=clock.seconds,
         ),
         selection=selection,
         problem=problem,
         statistics=stats,
         example=example,
+    )
+
+
+def _formulation(formulation: Any) -> Any:
+    from prunesolve import formulations
+
+    if isinstance(formulation, str):
+        return formulations.get(formulation)
+    if isinstance(formulation, formulations.Formulation):
+        return formulation
+    raise InvalidProblem(f"formulation: expected a name or a Formulation, got {type(formulation).__name__}")
+
+
+def _solved(problem: BinaryQuadratic, solver: Solver, seed: int, time_limit: float | None) -> Result:
+    """A feasible result that leaves no budget unspent."""
+    result = solver.solve(problem, seed=seed, time_limit=time_limit)
+    if result.details.get("interrupted"):
+        # the search keeps its incumbent at Ctrl-C; who interrupts the whole way wants it to end
+        raise KeyboardInterrupt
+    if not result.feasible:
+        raise SolverFailed(f"{solver.name}: {result.status.value}", result)
+    keep = spend_rest(problem, result.solution)
+    added = int(keep.sum() - result.solution.sum())
+    if not added:
+        return result
+    keep.setflags(write=False)
+    return replace(
+        result,
+        solution=keep,
+        objective=problem.value(keep),
+        status=Status.FINISHED if result.status is Status.OPTIMAL else result.status,
+        details={**result.details, "added_back": added, "searched_objective": result.objective},
     )
 
 
@@ -628,7 +718,7 @@ def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dic
     model : torch.nn.Module
         The network whose units the instance labels.
     told : mapping
-        The JSON object of a result, with `kept_units` and the `example` of its instance.
+        The JSON object of a result, with `kept_units` and, in `instance_meta`, the `example` of its instance.
     folder : path
         Where masks and model go.
 
@@ -648,35 +738,59 @@ def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dic
     from prunesolve.bridges.torch.masks import save_masks
     from prunesolve.bridges.torch.shrink import save_model
 
-    kept, meta = told.get("kept_units"), told.get("instance_meta") or {}
-    if not kept or "example" not in meta:
-        raise InvalidProblem("result: expected kept_units and the example's shape, as for an instance `encode` made")
+    kept, meta = told.get("kept_units"), told.get("instance_meta")
+    if not _are_units(kept) or not isinstance(meta, Mapping) or "example" not in meta:
+        raise InvalidProblem(
+            "result: expected kept_units and the example's shape, as `solve --out` writes them for an instance that "
+            "`encode` made, got none"
+        )
+    if not told.get("feasible"):
+        raise InvalidProblem("result: its selection breaks a constraint; solve again with more time or a looser budget")
     example = _example_like(meta["example"])
-    groups = find_groups(model, example, layers=meta.get("layers")).groups
-    units = {(layer, channel) for layer, channels in kept.items() for channel in channels}
-    known = {u for g in groups for u in g.units}
-    missing = sorted({layer for layer, channel in units - known})
-    if missing:
-        raise InvalidProblem(f"result: units of {', '.join(missing)} are not in this model; give the measured one")
-    groups = tuple(g for g in groups if g.layer in kept)
-    selection = Selection(groups, np.array([u in units for g in groups for u in g.units]))
+    found = find_groups(model, example, layers=meta.get("layers")).groups
+    selection = _selection_of(kept, told.get("n"), [g for g in found if g.layer in kept])
     removed = shrink(model, selection, example)
-    save_masks(masks_of(selection, model), Path(folder) / "masks.safetensors")
-    save_model(removed, folder, example)
+    with whole_folder(folder, replaces=_MODEL_FILES) as place:
+        save_masks(masks_of(selection, model), place / "masks.safetensors")
+        save_model(removed, place, example)
     before, after = count(model, example), count(removed, example)
     return {name: [after[name], before[name]] for name in before}
 
 
-def _example_like(described: Sequence[Mapping[str, Any]]) -> Any:
+def _are_units(kept: Any) -> bool:
+    """Whether it is {layer: [channels]}."""
+    return isinstance(kept, Mapping) and all(
+        isinstance(channels, list) and all(type(c) is int for c in channels) for channels in kept.values()
+    )
+
+
+def _selection_of(kept: Mapping[str, Sequence[int]], n: Any, groups: Sequence[Group]) -> Selection:
+    """The units kept as a selection over the groups of the model; all of them must be there."""
+    units = {(layer, channel) for layer, channels in kept.items() for channel in channels}
+    foreign = sorted({layer for layer, _ in units.difference(*(g.units for g in groups))})
+    size = sum(g.size for g in groups)
+    if foreign or size != n:
+        raise InvalidProblem(
+            f"result: expected the {n} units it was made for, this model has {size} in those layers"
+            + (f" and lacks some of {', '.join(foreign)}" if foreign else "")
+            + "; give the model that was measured"
+        )
+    return Selection(groups, np.array([u in units for g in groups for u in g.units], dtype=bool))
+
+
+def _example_like(described: Any) -> Any:
     """Tensors of the measured inputs' shapes: standard normal, zeros for whole numbers."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     made = []
-    for tensor in described:
-        dtype = getattr(torch, tensor["dtype"])
-        values = torch.randn(tensor["shape"], generator=generator) if dtype.is_floating_point else None
-        made.append(torch.zeros(tensor["shape"], dtype=dtype) if values is None else values.to(dtype))
+    try:
+        for tensor in described:
+            dtype = getattr(torch, tensor["dtype"])
+            values = torch.randn(tensor["shape"], generator=generator) if dtype.is_floating_point else None
+            made.append(torch.zeros(tensor["shape"], dtype=dtype) if values is None else values.to(dtype))
+    except (TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise InvalidProblem(f"result: expected shape and dtype of each input as its example ({error})") from None
     return made[0] if len(made) == 1 else tuple(made)
 
 
@@ -689,7 +803,8 @@ class _Clock:
 
     def tick(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage], self._last = now - self._last, now
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
 
 
 def _checked_choices(
@@ -697,34 +812,30 @@ def _checked_choices(
 ) -> list[tuple[str, Callable[..., Any]]]:
     """The steps after the removal, in order; choices that do not exist are refused by name."""
     if granularity != "channel":
-        raise unknown("granularity", granularity, ["channel"])
+        raise unknown("granularity", str(granularity), ["channel"])
     if allocation != "auto":
-        raise unknown("allocation", allocation, ["auto"])
+        raise unknown("allocation", str(allocation), ["auto"])
     if not isinstance(refit, bool):
         raise unknown("refit", str(refit), ["True", "False"])
     steps: list[tuple[str, Callable[..., Any]]] = [("refit", _refit_step)] if refit else []
-    for name in repair or ():
+    for name in [repair] if isinstance(repair, str) else repair or ():
         if name not in _REPAIRS:
-            raise unknown("repair", name, _REPAIRS)
+            raise unknown("repair", str(name), _REPAIRS)
         steps.append((name, _REPAIRS[name]))
     return steps
 
 
-def _refit_step(dense: Any, removed: Any, batches: Any, selection: Selection, device: Any) -> Any:
+def _refit_step(dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
     from prunesolve.bridges.torch.refit import refit
 
-    return refit(dense, removed, batches, selection, device=device)
+    return refit(dense, removed, batches, selection)
 
 
-def _batchnorm_step(dense: Any, removed: Any, batches: Any, selection: Selection, device: Any) -> Any:
+def _batchnorm_step(dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
     return recalibrate_batchnorm(removed, batches)
 
 
 _REPAIRS: dict[str, Callable[..., Any]] = {"bn": _batchnorm_step}
-
-
-def _on_device(model: Any, device: Any) -> Any:
-    return model if device is None else copy.deepcopy(model).to(device)
 
 
 def _achieved(dense: Any, removed: Any, selection: Selection, example: Any) -> dict[str, list[int]]:
@@ -735,7 +846,6 @@ def _achieved(dense: Any, removed: Any, selection: Selection, example: Any) -> d
     return {"units": units} | {name: [after[name], before[name]] for name in before}
 
 
-def _measured(model: Any, batches: Any, loss: Any, metric: Any, device: Any) -> Mapping[str, Any]:
-    from prunesolve.bridges.torch.evaluate import evaluate
-
-    return evaluate(model, batches, loss=loss, metric=metric, device=device)
+def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures with None for what JSON cannot hold."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in figures.items()}

@@ -15,7 +15,7 @@ from prunesolve.problems import InvalidProblem
 from prunesolve.problems._npz import whole_file
 
 # Okabe and Ito's palette, which readers of every colour vision can tell apart; markers say the same once more.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#4D4D4D", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -168,7 +168,7 @@ def lines(
     steps: bool = False,
     ticks: Sequence[float] | None = None,
 ) -> Figure:
-    """Panels side by side with a common vertical axis, one legend for all.
+    """Panels side by side, one legend for all.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def lines(
     title, note : str
         Of the figure on the page.
     x, y : str
-        Axis labels, with units.
+        Axis labels, with units. Each panel has a vertical scale of its own.
     reference : (label, value), optional
         A horizontal line to compare with.
     log_x, log_y : bool
@@ -194,8 +194,8 @@ def lines(
     from matplotlib.figure import Figure as Canvas
 
     with _style(title):
-        canvas = Canvas(figsize=(4.9 * max(len(panels), 1.45), 3.7), layout="constrained")
-        axes = canvas.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        canvas = Canvas(figsize=(11.5 if len(panels) > 1 else 7.5, 3.7), layout="constrained")
+        axes = canvas.subplots(1, len(panels), squeeze=False)[0]
         for axis, (heading, curves) in zip(axes, panels.items(), strict=True):
             for curve in curves:
                 _draw(axis, curve, steps)
@@ -216,13 +216,16 @@ def _draw(axis: Any, curve: Curve, steps: bool) -> None:
     axis.plot(curve.x, curve.y, color=colour, marker=marker, label=curve.label, **shape)
 
 
-def counts(kept: Mapping[str, Mapping[str, tuple[int, int]]], *, title: str, note: str = "") -> Figure:
-    """How many units each method keeps in each layer, the shade saying the share.
+Kept = Mapping[str, Mapping[str, tuple[int, int]]]
+
+
+def counts(panels: Mapping[str, Kept], *, title: str, note: str = "") -> Figure:
+    """How many units each method keeps in each layer, the shade saying the share; panels two by two.
 
     Parameters
     ----------
-    kept : {method: {layer: (kept, size)}}
-        `Selection.counts` of each method, over the same layers.
+    panels : {panel title: {method: {layer: (kept, size)}}}
+        `Selection.counts` of each method; all panels name the same methods and layers.
     title, note : str
         Of the figure on the page.
 
@@ -232,25 +235,37 @@ def counts(kept: Mapping[str, Mapping[str, tuple[int, int]]], *, title: str, not
     """
     from matplotlib.figure import Figure as Canvas
 
-    methods, layers = list(kept), list(next(iter(kept.values()), {}))
-    shares = [[kept[m][layer][0] / max(1, kept[m][layer][1]) for layer in layers] for m in methods]
-    sizes = [kept[methods[0]][layer][1] for layer in layers] if methods else []
+    first = next(iter(panels.values()))
+    layers = {layer: size for layer, (_, size) in next(iter(first.values())).items()}
+    columns, rows = min(2, len(panels)), -(-len(panels) // 2)
     with _style(title):
-        canvas = Canvas(figsize=(2.2 + 0.95 * len(layers), 0.9 + 0.42 * len(methods)), layout="constrained")
-        axis = canvas.subplots()
-        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (m, method), (column, layer) in ((a, b) for a in enumerate(methods) for b in enumerate(layers)):
-            ink = "white" if shares[m][column] > 0.6 else "#222"
-            axis.text(column, m, kept[method][layer][0], ha="center", va="center", color=ink)
-        named = [f"{layer}\nof {size}" for layer, size in zip(layers, sizes, strict=True)]
-        axis.set_xticks(range(len(layers)), named)
-        axis.set_yticks(range(len(methods)), methods)
-        axis.tick_params(length=0)
-        axis.grid(visible=False)
-        axis.spines[:].set_visible(False)
-        bar = canvas.colorbar(image, ax=axis, label="share of units kept", ticks=[0, 0.5, 1])
-        bar.outline.set_visible(False)
+        canvas = Canvas(figsize=(11.5, 0.2 + (1.0 + 0.27 * len(first)) * rows), layout="constrained")
+        axes = canvas.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axis, (heading, kept) in zip(axes.flat, panels.items(), strict=False):
+            shades = _shade(axis, kept)
+            axis.set_title(heading)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis in axes[-1]:
+            named = [f"{layer} ({size})" for layer, size in layers.items()]
+            axis.set_xticks(range(len(layers)), named, rotation=25, ha="right", rotation_mode="anchor")
+        canvas.colorbar(shades, ax=axes, label="share of units kept", ticks=[0, 0.5, 1], aspect=30).outline.set_visible(
+            False
+        )
         return Figure(title, _svg(canvas, title), note)
+
+
+def _shade(axis: Any, kept: Kept) -> Any:
+    """One panel: a shaded cell with its count for each method and layer."""
+    shares = [[count / max(1, size) for count, size in layers.values()] for layers in kept.values()]
+    for r, layers in enumerate(kept.values()):
+        for c, (count, _) in enumerate(layers.values()):
+            axis.text(c, r, count, ha="center", va="center", color="white" if shares[r][c] > 0.6 else "#222")
+    axis.set_yticks(range(len(kept)), list(kept))
+    axis.tick_params(length=0)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    return axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
 
 
 def _style(salt: str) -> Any:
@@ -294,7 +309,7 @@ _PAGE = Template("""<!doctype html>
 <style>
 :root { --ink: #1c2430; --soft: #5b6675; --line: #e3e7ec; --accent: #0072b2; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 2.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 78rem; padding: 2.5rem 1.5rem 4rem; color: var(--ink); background: #fff;
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .5rem; }
 h2 { font-size: 1.2rem; margin: 2.75rem 0 .25rem; }
@@ -308,7 +323,7 @@ figure { margin: 0; overflow-x: auto; }
 figure svg { max-width: 100%; height: auto; }
 .scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .34rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .34rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th.text, td.text { text-align: left; }
 thead th { position: sticky; top: 0; background: #f6f8fa; }
 th button { all: unset; cursor: pointer; font-weight: 600; }

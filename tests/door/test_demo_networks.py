@@ -39,14 +39,12 @@ def test_loading_leaves_the_random_state_alone(task):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_digit_splits_are_disjoint_and_complete():
+def test_digit_parts_are_disjoint_and_complete():
     from sklearn.datasets import load_digits
 
-    data = demo.digits_data()
-    images = [torch.cat([inputs for inputs, _ in part]).flatten(1).numpy() for part in vars(data).values()]
-    assert [len(part) for part in images] == [1000, 297, 500]
-    everything = np.concatenate(images) * 16
-    expected = load_digits().data
+    parts = [demo.digits(part)[0].flatten(1).numpy() for part in demo.PLACES]
+    assert [len(part) for part in parts] == [1000, 297, 500]
+    everything, expected = np.concatenate(parts) * 16, load_digits().data
     assert np.array_equal(everything[np.lexsort(everything.T)], expected[np.lexsort(expected.T)])
 
 

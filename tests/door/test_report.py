@@ -99,9 +99,13 @@ def test_figures_are_well_formed_labelled_and_repeat():
 
 def test_counts_show_every_number():
     kept = {"L1": {"conv1": (3, 24), "conv2": (48, 48)}, "random": {"conv1": (11, 24), "conv2": (17, 48)}}
-    words = list(ElementTree.fromstring(counts(kept, title="Kept").svg).itertext())
-    for shown in ("3", "48", "11", "17", "L1", "random", "conv1", "of 24"):
-        assert shown in [w.strip() for w in words]
+    other = {method: {layer: (size, size) for layer, (_, size) in layers.items()} for method, layers in kept.items()}
+    drawn = counts({"20 % removed": kept, "36 % removed": other, "50 % removed": kept}, title="Kept")
+    words = [word.strip() for word in ElementTree.fromstring(drawn.svg).itertext()]
+    assert sorted(w for w in words if w in ("3", "11", "17")) == ["11", "11", "17", "17", "3", "3"]
+    assert words.count("24") == 2
+    assert words.count("48") == 4
+    assert {"L1", "random", "conv1 (24)", "conv2 (48)", "36 % removed"} <= set(words)
 
 
 def clip_paths(title):
