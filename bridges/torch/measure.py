@@ -402,4 +402,4 @@ def _followed(batches: Batches, progress: bool | None) -> Iterator[Any]:
         total: int | None = len(batches)
     except TypeError:
         total = None
-    yield from track(batches, "measuring", total=total, console=Console(stderr=True), transient=True)
+    yield from track(batches, "measuring", total=total, console=Console(stderr=True))

@@ -12,14 +12,14 @@ import importlib
 import importlib.util
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prunesolve import __version__
 from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem
 
 app = typer.Typer(
@@ -59,6 +59,7 @@ FormulationName = Annotated[str, typer.Option("--formulation", help="See `prunes
 SolverName = Annotated[str, typer.Option("--solver", help="See `prunesolve solvers`.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the run.")]
 TimeLimit = Annotated[float | None, typer.Option("--time-limit", help="Seconds.")]
+FileFormat = Annotated[str, typer.Option("--format", help="auto, mdplib, beasley, qkp or coo.")]
 Device = Annotated[str | None, typer.Option("--device", help="torch device, such as cuda.")]
 
 
@@ -97,13 +98,11 @@ def prune(
 ) -> None:
     """Prune a trained model: masks.safetensors, the smaller model and report.json in one folder."""
     import prunesolve as ps
-    from prunesolve.bridges.torch.data import Batches
 
-    network = load_model(model)
-    batches = Batches.from_npz(data)
+    check_folder(out)
     found = ps.prune(
-        network,
-        batches,
+        load_model(model),
+        load_data(data),
         keep=amount("--keep", keep),
         params=amount("--params", params),
         macs=amount("--macs", macs),
@@ -131,9 +130,9 @@ def measure(
 ) -> None:
     """Measure what each unit of a model is worth and costs."""
     import prunesolve as ps
-    from prunesolve.bridges.torch.data import Batches
 
-    stats = ps.measure(load_model(model), Batches.from_npz(data), layers=split(layers), device=device)
+    check_file(out, ".npz")
+    stats = ps.measure(load_model(model), load_data(data), layers=split(layers), device=device)
     stats.save(out)
     say(f"{out}: {stats.n} units in {len(stats.groups)} groups")
     for group, reason in stats.meta.get("excluded", {}).items():
@@ -154,6 +153,7 @@ def encode(
     from prunesolve import formulations
     from prunesolve.problems import Statistics
 
+    check_file(out, ".npz")
     chosen = formulations.get(formulation, **options(option))
     problem = chosen.encode(
         Statistics.load(existing(statistics)),
@@ -177,28 +177,25 @@ def solve(
     start: Annotated[Path | None, typer.Option("--start", help="Result file to begin with.")] = None,
     bound: Annotated[bool, typer.Option("--bound", help="Also prove a lower bound.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads, for solvers that use several.")] = None,
-    file_format: Annotated[str, typer.Option("--format", help="auto, mdplib, beasley, qkp or coo.")] = "auto",
+    file_format: FileFormat = "auto",
     out: Annotated[Path | None, typer.Option("--out", help="Result file to write, with the trace.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Solve an instance file and print the best selection found."""
     from prunesolve import solvers
-    from prunesolve.problems import Cardinality
+    from prunesolve.pipeline import told_of
     from prunesolve.problems.readers import read, split_index
 
+    if out is not None:
+        check_file(out, ".json")
+    searcher = solvers.get(solver, **options(option), **threads_of(solver, threads))
     path, index = split_index(instance)
-    problem = read(existing(path), format=file_format, index=index)
-    if keep is not None:
-        others = [c for c in problem.constraints if not isinstance(c, Cardinality)]
-        problem = problem.replace(constraints=[*others, Cardinality(count(amount("--keep", keep), problem.n))])
-    chosen = options(option)
-    if threads is not None and "threads" in solvers.solver_class(solver).options():
-        chosen["threads"] = threads
-    beginning = None if start is None else read_result(start).solution
-    result = solvers.get(solver, **chosen).solve(
+    problem = keeping(read(existing(path), format=file_format, index=index), amount("--keep", keep))
+    beginning = None if start is None else read_solution(start)
+    result = searcher.solve(
         problem, seed=seed, time_limit=time_limit, evaluation_limit=evaluation_limit, start=beginning, bound=bound
     )
-    told = result_object(instance, problem, result)
+    told = told_of(instance, problem, result)
     if out is not None:
         write_json(out, told | {"trace": [list(row) for row in result.trace]})
     say(json.dumps(told, allow_nan=False) if as_json else summary(told))
@@ -214,9 +211,11 @@ def apply(
     """Apply a result to the model: masks.safetensors and the smaller model, which loads without prunesolve."""
     from prunesolve.pipeline import apply_result
 
+    check_folder(out)
     told = read_object(result)
-    removed = apply_result(load_model(model), told, out)
-    say(f"{out}: masks.safetensors and the smaller model; {removed}")
+    for name, (after, before) in apply_result(load_model(model), told, out).items():
+        say(f"{name:<12} {after:,} of {before:,}  ({100 * after / max(before, 1):.2f} %)")
+    say(f"{out}: masks.safetensors and the smaller model")
 
 
 @app.command("solvers")
@@ -224,8 +223,8 @@ def list_solvers() -> None:
     """List the solvers."""
     from prunesolve import solvers
 
-    for name in solvers.names():
-        say(name)
+    for name, sentence in solvers.summaries().items():
+        say(f"{name:<22}{sentence}")
 
 
 @app.command("formulations")
@@ -233,25 +232,30 @@ def list_formulations() -> None:
     """List the formulations."""
     from prunesolve import formulations
 
-    for name in formulations.names():
-        say(name)
+    for name, sentence in formulations.summaries().items():
+        say(f"{name:<22}{sentence}")
 
 
 @app.command()
 def info(file: Annotated[str, typer.Argument(metavar="FILE[:k]", help="Any file prunesolve reads or writes.")]) -> None:
     """Say what a file holds."""
     from prunesolve.pipeline import load
-    from prunesolve.problems.readers import split_index
+    from prunesolve.problems.readers import SUFFIXES, instances_in, split_index
 
     path, index = split_index(file)
-    say(describe(load(existing(path), index=index)))
+    known = existing(path).suffix.lower() in (*SUFFIXES, ".json", ".safetensors", ".pt2")
+    several = 1 if known or index is not None else instances_in(path)
+    if several > 1:
+        say(f"{path}: {several} instances; name one as {path}:1 to {path}:{several}")
+    else:
+        say(describe(load(path, index=index)))
 
 
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN[:k]", help="Instance file to read.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Instance file to write; the suffix says how.")],
-    file_format: Annotated[str, typer.Option("--format", help="auto, mdplib, beasley, qkp or coo.")] = "auto",
+    file_format: FileFormat = "auto",
 ) -> None:
     """Convert an instance from one file format to another."""
     from prunesolve.problems.readers import read, split_index, write
@@ -266,16 +270,19 @@ def convert(
 def check(
     instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file.")],
     result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A claimed solution.")],
+    file_format: FileFormat = "auto",
 ) -> None:
     """Verify a claimed solution: recompute its objective and its constraints."""
     from prunesolve.problems.readers import read, split_index
 
     path, index = split_index(instance)
-    problem, claimed, told = read(existing(path), index=index), read_result(result), read_object(result)
+    problem = read(existing(path), format=file_format, index=index)
+    claimed, told = read_result(result), read_object(result)
     if told.get("instance_hash") not in (None, problem.hash):
         raise InvalidProblem(f"{result}: made for instance {told['instance_hash']}, {instance} is {problem.hash}")
-    if claimed.solution is None:
-        raise InvalidProblem(f"{result}: holds no solution (status {claimed.status})")
+    if claimed.solution is None or len(claimed.solution) != problem.n:
+        got = f"none (status {claimed.status})" if claimed.solution is None else f"one of {len(claimed.solution)}"
+        raise InvalidProblem(f"{result}: expected a solution of n = {problem.n} units for {instance}, got {got}")
     objective, violation = problem.value(claimed.solution), problem.violation(claimed.solution)
     scale = max(1.0, abs(objective))
     if claimed.objective is None or abs(claimed.objective - objective) > 1e-9 * scale:
@@ -296,13 +303,26 @@ def amount(flag: str, text: str | None) -> int | float | None:
         raise InvalidProblem(f"{flag}: expected a fraction such as 0.5 or a count such as 64, got {text!r}") from None
 
 
-def count(keep: int | float | None, n: int) -> int:
-    """Units kept, from a count or a fraction of n."""
-    if isinstance(keep, float):
-        if not 0 <= keep <= 1:
-            raise InvalidProblem(f"--keep: expected a fraction from 0.0 to 1.0, got {keep}")
-        return int(keep * n + 0.5)
-    return int(keep or 0)
+def keeping(problem: Any, keep: int | float | None) -> Any:
+    """The problem with its cardinality replaced."""
+    if keep is None:
+        return problem
+    from prunesolve.formulations.budgets import units_to_keep
+    from prunesolve.problems import Cardinality
+
+    others = [c for c in problem.constraints if not isinstance(c, Cardinality)]
+    return problem.replace(constraints=[*others, Cardinality(units_to_keep(keep, problem.n))])
+
+
+def threads_of(solver: str, threads: int | None) -> dict[str, int]:
+    """The option `threads`, for a solver that has it; the others use one."""
+    from prunesolve import solvers
+
+    if threads is None:
+        return {}
+    if threads < 1:
+        raise InvalidProblem(f"--threads: expected at least 1, got {threads}")
+    return {"threads": threads} if "threads" in solvers.solver_class(solver).options() else {}
 
 
 def split(names: str | None) -> list[str] | None:
@@ -332,6 +352,31 @@ def existing(path: str | Path) -> Path:
     if not found.exists():
         raise InvalidProblem(f"{found}: no such file")
     return found
+
+
+def check_file(path: Path, suffix: str) -> None:
+    """Refuse a file that could not be written or read back, before the work and not after it."""
+    if path.suffix != suffix:
+        raise InvalidProblem(f"{path}: expected the name of a {suffix} file to write")
+    if path.is_dir():
+        raise InvalidProblem(f"{path}: expected a file to write, got a folder")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that could not be written into; it need not exist yet."""
+    there = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    if not there.is_dir():
+        raise InvalidProblem(f"{path}: expected a folder to write into, but {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InvalidProblem(f"{path}: expected a folder to write into, but {there} is not writable")
+
+
+def load_data(path: Path) -> Any:
+    """The batches in an `.npz` of inputs and targets."""
+    from prunesolve.bridges.torch.data import Batches
+
+    return Batches.from_npz(existing(path))
 
 
 def load_model(reference: str) -> Any:
@@ -400,43 +445,20 @@ def read_result(path: Path) -> Any:
         raise InvalidProblem(f"{path}: {error}") from None
 
 
+def read_solution(path: Path) -> Any:
+    """The solution in a result file."""
+    solution = read_result(path).solution
+    if solution is None:
+        raise InvalidProblem(f"{path}: expected a result with a solution to start from, got one without")
+    return solution
+
+
 def write_json(path: Path, told: Mapping[str, Any]) -> None:
     """Write a JSON object, whole or not at all."""
     from prunesolve.problems._npz import whole_file
 
     with whole_file(path) as file:
         file.write(json.dumps(told, allow_nan=False).encode())
-
-
-def result_object(instance: str, problem: Any, result: Any) -> dict[str, Any]:
-    """What `solve --json` prints."""
-    told: dict[str, Any] = json.loads(result.to_json(trace=False))
-    sense = problem.meta.get("sense", "minimise")
-    native = None
-    if result.objective is not None:
-        native = -result.objective if sense == "maximise" else result.objective
-    return told | {
-        "instance": instance,
-        "instance_hash": problem.hash,
-        "sense": sense,
-        "native_objective": native,
-        "n": problem.n,
-        "kept_units": kept_units(problem, result.solution),
-        "instance_meta": dict(problem.meta),
-        "version": __version__,
-    }
-
-
-def kept_units(problem: Any, solution: Any) -> dict[str, list[int]] | None:
-    """{module path: original indices kept}, where the instance's labels are units."""
-    labels = problem.labels
-    if solution is None or labels is None or not all(isinstance(x, tuple) and len(x) == 2 for x in labels):
-        return None
-    kept: dict[str, list[int]] = {str(layer): [] for layer, _ in labels}
-    for (layer, channel), stays in zip(labels, solution, strict=True):
-        if stays:
-            kept[str(layer)].append(int(channel))
-    return kept
 
 
 def summary(told: Mapping[str, Any]) -> str:
@@ -462,7 +484,8 @@ def summary(told: Mapping[str, Any]) -> str:
 
 
 def describe(thing: Any) -> str:
-    """A problem, statistics, masks or result in a line or a few."""
+    """What a file holds, in a line or a few."""
+    from prunesolve.pipeline import Report
     from prunesolve.problems import BinaryQuadratic, Statistics
     from prunesolve.solvers import Result
 
@@ -478,10 +501,25 @@ def describe(thing: Any) -> str:
         return "\n".join([head, *(f"  {g.name}: {g.size} units" for g in thing.groups)])
     if isinstance(thing, Result):
         return f"Result, status {thing.status}, objective {thing.objective}, bound {thing.bound}, by {thing.solver}"
+    if isinstance(thing, Report):
+        return str(thing)
     if isinstance(thing, Mapping):
-        head = f"Masks of {len(thing)} modules"
-        return "\n".join([head, *(f"  {path}: {int(m.sum())} of {m.numel()} kept" for path, m in thing.items())])
-    return type(thing).__name__
+        return "\n".join(_described(thing))
+    return f"Program: {type(thing).__name__} with {sum(p.numel() for p in thing.parameters()):,} parameters"
+
+
+def _described(thing: Mapping[str, Any]) -> Iterator[str]:
+    """Masks, widths or weights, a line each."""
+    if hasattr(thing, "inputs"):
+        yield f"Masks of {len(thing)} modules"
+        yield from (f"  {path}: {int(m.sum())} of {m.numel()} kept" for path, m in thing.items())
+    elif "modules" in thing:
+        yield f"Widths of {len(thing['modules'])} modules"
+        for path, numbers in thing["modules"].items():
+            yield f"  {path}: {', '.join(f'{name} = {number}' for name, number in numbers.items())}"
+    else:
+        yield f"Weights: {len(thing)} tensors, {sum(t.numel() for t in thing.values()):,} numbers"
+        yield from (f"  {name}: {tuple(t.shape)}" for name, t in thing.items())
 
 
 def _constraint_text(constraint: Any) -> str:
@@ -516,21 +554,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `prunesolve` command."""
     logging.basicConfig(format="prunesolve: %(message)s", stream=sys.stderr, level=logging.WARNING)
     try:
-        code = app(arguments, standalone_mode=False)
-    except (InvalidProblem, UnsupportedProblem, SolverFailed, OSError, MemoryError) as error:
-        code = _refuse(str(error) or type(error).__name__)
-    except KeyboardInterrupt:
-        notice("prunesolve: interrupted")
+        # typer itself turns Ctrl-C into the code 130, its older versions into an Abort
+        code = app(arguments, standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except (InvalidProblem, UnsupportedProblem, SolverFailed, OSError, MemoryError) as error:
+        code = refuse(str(error) or type(error).__name__)
     except Exception as error:
         # typer raises click's usage errors from a private module that moved between its versions
         if not hasattr(error, "format_message"):
             raise
-        code = _refuse(error.format_message())
-    sys.exit(code if isinstance(code, int) else 0)
+        code = refuse(error.format_message())
+    if code == INTERRUPTED:
+        notice("prunesolve: interrupted")
+    sys.exit(code)
 
 
-def _refuse(message: str) -> int:
+def refuse(message: str) -> int:
     """Bad input ends in one line on stderr; a call without arguments has printed its help already."""
     if message:
         notice(f"prunesolve: {' '.join(message.split())}")

@@ -153,14 +153,14 @@ def run_demo(
     """
     from .demo_networks import demo_task, load_network
 
-    began, folder = time.perf_counter(), _folder(out)
-    bench = _Bench(load_network(task), demo_task(task).data())
+    began, chosen, folder = time.perf_counter(), demo_task(task), _folder(out)
+    bench = _Bench(load_network(task), chosen.data())
     jobs = [(method, search, share) for share in removed for method in methods for search in method.searches]
-    rows = tuple(bench.row(*job, seed) for job in _followed(jobs, progress))
+    rows = tuple(bench.row(method, search, share, seed) for method, search, share in _followed(jobs, progress))
     middle = min(removed, key=lambda share: abs(share - 0.5))
     anytime = bench.race(methods[-1].problem(bench.stats, middle, seed), seed, race_seconds)
     result = DemoResult(
-        task=demo_task(task),
+        task=chosen,
         rows=rows,
         dense=bench.dense,
         units=bench.stats.n,

@@ -150,9 +150,9 @@ def sensor(clean: Any, rng: np.random.Generator, photons: float = 80.0, read: fl
 
     Examples
     --------
-    >>> noisy = sensor(np.full((200, 200), 0.5), np.random.default_rng(0))
-    >>> round(float(noisy.var()), 4), round(0.5 / 80 + 0.02**2, 4)
-    (0.0067, 0.0066)
+    >>> noisy = sensor(np.full((200, 200), 0.5), np.random.default_rng(0), photons=100.0)
+    >>> round(float(noisy.var()), 4), round(0.5 / 100 + 0.02**2, 4)
+    (0.0054, 0.0054)
     """
     shot = rng.poisson(np.asarray(clean, dtype=np.float64) * photons) / photons
     return (shot + rng.normal(0.0, read, shot.shape)).astype(np.float32)
@@ -187,7 +187,7 @@ def _batches(inputs: Tensor, targets: Tensor, size: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class DemoTask:
-    """One of the demo's two jobs: a network, its data, its figure of merit (higher is better) and that figure's unit."""
+    """One of the demo's two jobs: a network, its data and its figure of merit, of which more is better."""
 
     name: str
     title: str

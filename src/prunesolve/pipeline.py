@@ -237,9 +237,10 @@ def _solver(solver: AnySolver, options: dict[str, Any]) -> Solver:
 
 
 def load(path: str | Path, *, index: int | None = None) -> Any:
-    """Read back what prunesolve wrote: a problem or statistics (.npz), a result (.json), masks (.safetensors).
+    """Read back what prunesolve wrote, by its suffix.
 
-    Every other file is read as an instance in one of the formats of `prunesolve.problems.readers`.
+    `.npz` holds a problem or statistics, `.json` a result, report or widths, `.safetensors` masks or weights, `.pt2` a
+    program. Every other file is read as an instance in one of the formats of `prunesolve.problems.readers`.
 
     Parameters
     ----------
@@ -250,8 +251,8 @@ def load(path: str | Path, *, index: int | None = None) -> Any:
 
     Returns
     -------
-    BinaryQuadratic, Statistics, Result or Masks
-        What the file holds.
+    BinaryQuadratic, Statistics, Result, Report, Masks, dict or torch.nn.Module
+        What the file holds; a dict for widths and for weights (a state dict), a module for a program.
 
     Raises
     ------
@@ -263,27 +264,50 @@ def load(path: str | Path, *, index: int | None = None) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    kind = path.suffix.lower()
-    if kind in (".npz", ".json", ".safetensors") and index not in (None, 1):
-        raise InvalidProblem(f"{path}: holds one thing, got index {index}; leave the index out")
-    if kind == ".npz":
-        return _load_npz(path)
-    if kind == ".json":
-        return _load_result(path)
-    if kind == ".safetensors":
-        from prunesolve.bridges.torch.masks import load_masks
+    read = _READERS.get(path.suffix.lower())
+    if read is not None:
+        if index not in (None, 1):
+            raise InvalidProblem(f"{path}: holds one thing, got index {index}; leave the index out")
+        return read(path)
+    from prunesolve.problems import readers
 
-        return load_masks(path)
-    from prunesolve.problems.readers import read
-
-    return read(path, index=index)
+    return readers.read(path, index=index)
 
 
-def _load_result(path: Path) -> Result:
+def _load_json(path: Path) -> Result | Report | dict[str, Any]:
     try:
-        return Result.load(path)
-    except (InvalidProblem, UnicodeDecodeError) as error:
-        raise InvalidProblem(f"{path}: expected a result that prunesolve wrote ({error})") from None
+        text = path.read_text(encoding="utf-8")
+        told = json.loads(text)
+        kind = told.get("kind") if isinstance(told, dict) and told.pop("format", None) == FORMAT else None
+        if kind == "report":
+            return Report({name: value for name, value in told.items() if name != "kind"})
+        return told if kind == "widths" else Result.from_json(text)
+    except (InvalidProblem, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidProblem(f"{path}: expected a result, report or widths that prunesolve wrote ({error})") from None
+
+
+def _load_safetensors(path: Path) -> Masks | dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
+
+    from prunesolve.bridges.torch.masks import load_masks
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            if (file.metadata() or {}).get("kind") != "model":
+                return load_masks(path)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InvalidProblem(f"{path}: expected masks or weights that prunesolve wrote ({error})") from None
+
+
+def _load_program(path: Path) -> Any:
+    import torch
+
+    try:
+        return torch.export.load(path).module()
+    except Exception as error:  # torch names no type for a file it cannot read
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidProblem(f"{path}: expected a program that torch.export wrote ({reason})") from None
 
 
 def _load_npz(path: Path) -> BinaryQuadratic | Statistics:
@@ -300,6 +324,14 @@ def _load_npz(path: Path) -> BinaryQuadratic | Statistics:
             + ("a truncated or foreign file" if kind is None else f"a file of kind {kind!r}")
         )
     return kinds[kind].load(path)
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".npz": _load_npz,
+    ".json": _load_json,
+    ".safetensors": _load_safetensors,
+    ".pt2": _load_program,
+}
 
 
 # Doors to the torch bridge
@@ -391,7 +423,8 @@ class Report(dict[str, Any]):
 
     def _steps(self) -> Iterator[str]:
         for step in self["steps"]:
-            yield f"{step['step']:<12} loss {_figure(step['loss'], 5)}, {step['metric_name']} {_figure(step['metric'], 4)}"
+            loss, metric = _figure(step["loss"], 5), _figure(step["metric"], 4)
+            yield f"{step['step']:<12} loss {loss}, {step['metric_name']} {metric}"
 
     def _layers(self) -> Iterator[str]:
         for group, (kept, size) in self["layers"].items():
@@ -738,14 +771,7 @@ def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dic
     from prunesolve.bridges.torch.masks import save_masks
     from prunesolve.bridges.torch.shrink import save_model
 
-    kept, meta = told.get("kept_units"), told.get("instance_meta")
-    if not _are_units(kept) or not isinstance(meta, Mapping) or "example" not in meta:
-        raise InvalidProblem(
-            "result: expected kept_units and the example's shape, as `solve --out` writes them for an instance that "
-            "`encode` made, got none"
-        )
-    if not told.get("feasible"):
-        raise InvalidProblem("result: its selection breaks a constraint; solve again with more time or a looser budget")
+    kept, meta = _checked_units(told)
     example = _example_like(meta["example"])
     found = find_groups(model, example, layers=meta.get("layers")).groups
     selection = _selection_of(kept, told.get("n"), [g for g in found if g.layer in kept])
@@ -757,11 +783,19 @@ def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dic
     return {name: [after[name], before[name]] for name in before}
 
 
-def _are_units(kept: Any) -> bool:
-    """Whether it is {layer: [channels]}."""
-    return isinstance(kept, Mapping) and all(
-        isinstance(channels, list) and all(type(c) is int for c in channels) for channels in kept.values()
-    )
+def _checked_units(told: Mapping[str, Any]) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """{layer: channels kept} of a feasible result, and what its instance says about the measuring."""
+    kept, meta = told.get("kept_units"), told.get("instance_meta")
+    if not isinstance(kept, dict) or not isinstance(meta, dict) or "example" not in meta:
+        raise InvalidProblem(
+            "result: expected kept_units and the example's shape, as `solve --out` writes them for an instance that "
+            "`encode` made, got none"
+        )
+    if not all(isinstance(channels, list) and all(type(c) is int for c in channels) for channels in kept.values()):
+        raise InvalidProblem("result: expected kept_units as {layer: [channel, ...]}, got something else")
+    if told.get("feasible") is not True:
+        raise InvalidProblem("result: its selection breaks a constraint; solve again with more time or a looser budget")
+    return kept, meta
 
 
 def _selection_of(kept: Mapping[str, Sequence[int]], n: Any, groups: Sequence[Group]) -> Selection:

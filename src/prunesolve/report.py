@@ -269,7 +269,7 @@ def _shade(axis: Any, kept: Kept) -> Any:
 
 
 def _style(salt: str) -> Any:
-    """matplotlib's settings of our figures; without pyplot, hence without touching the caller's."""
+    """Settings of our figures; without pyplot, hence without touching the caller's."""
     from matplotlib import rc_context
 
     return rc_context(

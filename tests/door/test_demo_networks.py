@@ -1,4 +1,4 @@
-"""The demo's data and trained networks: splits that do not meet, noise of the stated variance, stated metrics reached."""
+"""The demo's data and networks: parts that do not meet, noise of the stated variance, stated metrics reached."""
 
 from __future__ import annotations
 

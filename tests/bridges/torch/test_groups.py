@@ -198,6 +198,8 @@ class Noisy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        for parameter in self.parameters():
+            nn.init.ones_(parameter)
 
     def forward(self, x):
         return self.b(F.dropout(F.relu(self.a(x)), training=True))

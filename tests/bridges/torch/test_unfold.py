@@ -31,7 +31,8 @@ def layers(draw):
         options["stride"] = 1 if options["padding"] == "same" else draw(several)
     sizes = [draw(st.integers(7, 9)) for _ in range(dims)]
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
-    return kind(reads, makes, **options), torch.randn(draw(st.integers(1, 3)), reads, *sizes)
+    chance = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    return kind(reads, makes, **options), torch.randn(draw(st.integers(1, 3)), reads, *sizes, generator=chance)
 
 
 def reproduced(module, inputs):
@@ -45,6 +46,7 @@ def reproduced(module, inputs):
     return pairs
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(max_examples=60)
 @given(layers())
 def test_columns_times_weights_are_the_layers_outputs(case):
@@ -53,12 +55,13 @@ def test_columns_times_weights_are_the_layers_outputs(case):
         torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("piece", [1, 50, 400])
-def test_pieces_cover_everything_once(monkeypatch, piece):
+@pytest.mark.parametrize(("piece", "convolved", "linear"), [(1, 16, 10), (110, 8, 1), (500, 2, 1), (10000, 1, 1)])
+def test_pieces_cover_everything_once(monkeypatch, piece, convolved, linear):
     monkeypatch.setattr(unfold, "_PIECE", piece)
-    for module, inputs in [(nn.Conv2d(2, 3, 3), torch.randn(4, 2, 6, 5)), (nn.Linear(4, 3), torch.randn(5, 2, 4))]:
+    layers = [nn.Conv2d(2, 3, 3), torch.randn(4, 2, 6, 5)], [nn.Linear(4, 3), torch.randn(5, 2, 4)]
+    for (module, inputs), count in zip(layers, (convolved, linear), strict=True):
         pairs = reproduced(module.double(), inputs.double())
-        assert len(pairs) > 1
+        assert len(pairs) == count
         for wanted, got in pairs:
             torch.testing.assert_close(got, wanted)
 
