@@ -15,7 +15,7 @@ Y + (dense shortcut - pruned shortcut) / a, so that errors do not pile up along 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def refit(
     full = placed(dense, device)
     batches, dropped, losers = Batches(data), _dropped_outputs(selection), _losers(selection)
     with evaluating(full), evaluating(work):
-        layers = _trace(work, batches.example())
+        layers = _Trace().layers(work, batches.example())
         first = next((i for i, layer in enumerate(layers) if layer.path in losers), len(layers))
         for layer in layers[first:]:
             kept = _kept(full, layer.path, dropped)
@@ -116,6 +116,57 @@ class _Layer:
 
 class _Reached(BaseException):
     """Raised to end a forward pass at the point of interest; no Exception, which a network's own code may catch."""
+
+
+class _Trace(TorchFunctionMode):
+    """One forward pass: the linear layers met, the BatchNorm each feeds, the additions that follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, list[Tensor]] = {}
+        self.fed: dict[str, list[Tensor]] = {}
+        self.added: set[str] = set()
+        self.last: tuple[str, Any] | None = None
+
+    def layers(self, model: nn.Module, example: Inputs) -> list[_Layer]:
+        """The linear layers in execution order."""
+        modules = dict(model.named_modules())
+        handles = [m.register_forward_hook(self._at(p)) for p, m in modules.items() if isinstance(m, LINEAR_LAYERS)]
+        handles += [m.register_forward_hook(self._at_norm(p)) for p, m in modules.items() if isinstance(m, BATCH_NORMS)]
+        try:
+            with self:
+                call(model, example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [self._described(path, outputs) for path, outputs in self.outputs.items()]
+
+    def _described(self, path: str, outputs: list[Tensor]) -> _Layer:
+        # tensors are told apart by identity: two may well be equal
+        made = [id(output) for output in outputs]
+        norm = next((norm for norm, read in self.fed.items() if [id(r) for r in read] == made), None)
+        return _Layer(path, len(outputs), norm, len(outputs) == 1 and path in self.added)
+
+    def _at(self, path: str) -> Any:
+        def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self.outputs.setdefault(path, []).append(output)
+            self.last = path, (output, output._version)
+
+        return note
+
+    def _at_norm(self, path: str) -> Any:
+        def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self.fed.setdefault(path, []).append(inputs[0])
+            if self.last is not None and inputs[0] is self.last[1][0]:
+                self.last = self.last[0], (output, output._version)
+
+        return note
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # only the last layer before an addition: what the others add is not refitted yet when their turn comes
+        if func in _ADDITIONS and self.last is not None and _other_term(args, self.last[1]) is not None:
+            self.added.add(self.last[0])
+        return func(*args, **(kwargs or {}))
 
 
 class _Watch(TorchFunctionMode):
@@ -178,38 +229,6 @@ def _other_term(terms: Any, tracked: Any) -> Tensor | None:
         if one is tensor and one._version == version and isinstance(other, Tensor) and other.shape == one.shape:
             return other
     return None
-
-
-def _trace(model: nn.Module, example: Inputs) -> list[_Layer]:
-    """The linear layers in execution order."""
-    calls: dict[str, list[Tensor]] = {}
-    fed: dict[str, list[Tensor]] = {}
-
-    def note(path: str, norm: bool) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            (fed if norm else calls).setdefault(path, []).append(inputs[0] if norm else output)
-
-        return hook
-
-    kinds = (*LINEAR_LAYERS, *BATCH_NORMS)
-    watched = [(path, m) for path, m in model.named_modules() if isinstance(m, kinds)]
-    handles = [m.register_forward_hook(note(path, isinstance(m, BATCH_NORMS))) for path, m in watched]
-    try:
-        call(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [_described(model, example, path, outputs, fed) for path, outputs in calls.items()]
-
-
-def _described(
-    model: nn.Module, example: Inputs, path: str, outputs: list[Tensor], fed: dict[str, list[Tensor]]
-) -> _Layer:
-    norm = next((name for name, read in fed.items() if [id(t) for t in read] == [id(t) for t in outputs]), None)
-    layer = _Layer(path, len(outputs), norm, added=len(outputs) == 1)
-    if layer.added and _Watch(model, layer).run(example).shortcut is None:
-        layer = replace(layer, added=False)
-    return layer
 
 
 def _losers(selection: Selection) -> set[str]:
@@ -312,9 +331,10 @@ class _Equations:
 
 
 def _regularised_inverse(moments: Tensor, ridge: float) -> Tensor:
-    """(C + ridge * mean(diag C) I)^-1 of each group, the mean over inputs that are ever nonzero."""
+    """(C + ridge * mean(diag C) I)^-1 of each group, the mean over inputs that vary: masked ones do not count."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    mean = diagonal.sum(1) / (diagonal > 0).sum(1).clamp_min(1)
+    varies = diagonal > 1e-12 * diagonal.amax(1, keepdim=True)
+    mean = (diagonal * varies).sum(1) / varies.sum(1).clamp_min(1)
     if ridge == 0.0:
         return torch.linalg.pinv(moments, hermitian=True)
     pull = torch.where(mean > 0, ridge * mean, 1.0)

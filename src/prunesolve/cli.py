@@ -7,6 +7,7 @@ Exit codes: 0 ok, 1 no feasible solution, 2 bad input (one line, no traceback), 
 from __future__ import annotations
 
 import ast
+import difflib
 import enum
 import importlib
 import importlib.util
@@ -20,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem
+from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem, unknown
 
 app = typer.Typer(
     name="prunesolve",
@@ -350,7 +351,9 @@ def existing(path: str | Path) -> Path:
     if found.is_dir():
         raise InvalidProblem(f"{found}: expected a file, got a folder")
     if not found.exists():
-        raise InvalidProblem(f"{found}: no such file")
+        beside = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
+        close = difflib.get_close_matches(found.name, beside, n=1)
+        raise InvalidProblem(f"{found}: no such file" + (f"; did you mean {found.with_name(close[0])}?" if close else ""))
     return found
 
 
@@ -388,9 +391,8 @@ def load_model(reference: str) -> Any:
         raise InvalidProblem(f"model: expected MODULE:FACTORY or FILE.py:FACTORY, got {reference!r}")
     module = _module(module_name)
     if not hasattr(module, factory_name):
-        from prunesolve.problems import unknown
-
-        raise unknown(f"factory in {module_name}", factory_name, [n for n in vars(module) if not n.startswith("_")])
+        callables = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise unknown(f"factory in {module_name}", factory_name, callables)
     factory = getattr(module, factory_name)
     try:
         model = factory if isinstance(factory, torch.nn.Module) else factory()
@@ -402,25 +404,35 @@ def load_model(reference: str) -> Any:
 
 
 def _module(name: str) -> Any:
-    if name.endswith(".py"):
-        path = existing(name)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise InvalidProblem(f"{name}: cannot be imported as Python")
-        module = importlib.util.module_from_spec(spec)
-        # torch.export and pickling look a class up by its module's name
-        sys.modules.setdefault(path.stem, module)
-        sys.path.insert(0, str(path.resolve().parent))
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise InvalidProblem(f"{name}: importing it raised {type(error).__name__}: {error}") from error
-        return module
+    try:
+        return _module_in_file(existing(name)) if name.endswith(".py") else _module_named(name)
+    except InvalidProblem:
+        raise
+    except Exception as error:
+        raise InvalidProblem(f"{name}: importing it raised {type(error).__name__}: {error}") from error
+
+
+def _module_in_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InvalidProblem(f"{path}: cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    # torch.export and pickling look a class up by its module's name
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.resolve().parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module_named(name: str) -> Any:
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise InvalidProblem(f"{name}: no module named {error.name!r}; name a file as FILE.py:FACTORY") from None
+        # what the module itself misses is another matter
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise unknown("module", name, [p.stem for p in Path.cwd().glob("*.py")]) from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

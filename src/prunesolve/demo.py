@@ -86,12 +86,14 @@ class Row(NamedTuple):
 class DemoResult:
     """What the demo found; `report` and `table` are the files it wrote.
 
-    `units`, `params` and `macs` are the dense network's; `anytime` holds {solver: result} on the instance it names.
+    `references` are metrics to compare with; `units`, `params` and `macs` are the dense network's; `anytime` holds
+    {solver: result} on `instance`.
     """
 
     task: DemoTask
     rows: tuple[Row, ...]
     dense: float
+    references: Mapping[str, float]
     units: int
     params: int
     macs: int
@@ -163,6 +165,7 @@ def run_demo(
         task=chosen,
         rows=rows,
         dense=bench.dense,
+        references=_references(chosen, bench),
         units=bench.stats.n,
         params=bench.costs["params"],
         macs=bench.costs["macs"],
@@ -175,6 +178,18 @@ def run_demo(
     _write_table(result)
     _write_page(result)
     return result
+
+
+def _references(task: DemoTask, bench: _Bench) -> dict[str, float]:
+    """The dense network's metric, and the input's own where the network is to improve it."""
+    from torch.nn import Identity
+
+    from prunesolve.bridges.torch.evaluate import evaluate
+
+    references = {"dense": bench.dense}
+    if task.improves:
+        references[task.improves] = float(evaluate(Identity(), bench.data.test)["metric"])
+    return references
 
 
 def _folder(out: str | Path) -> Path:
@@ -382,7 +397,7 @@ def _metric_figure(result: DemoResult) -> Figure:
         x="units removed / %",
         y=f"{task.metric} on test data / {task.unit}",
         note="One curve a method, through the solver that reached the least objective.",
-        reference=("dense", result.dense),
+        references=result.references,
         ticks=sorted({100 * row.removed for row in result.rows}),
     )
 

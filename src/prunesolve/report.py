@@ -162,7 +162,7 @@ def lines(
     x: str,
     y: str,
     note: str = "",
-    reference: tuple[str, float] | None = None,
+    references: Mapping[str, float] | None = None,
     log_x: bool = False,
     log_y: bool = False,
     steps: bool = False,
@@ -178,8 +178,8 @@ def lines(
         Of the figure on the page.
     x, y : str
         Axis labels, with units. Each panel has a vertical scale of its own.
-    reference : (label, value), optional
-        A horizontal line to compare with.
+    references : {label: value}, optional
+        Horizontal lines to compare with.
     log_x, log_y : bool
         Logarithmic axes.
     steps : bool
@@ -199,8 +199,8 @@ def lines(
         for axis, (heading, curves) in zip(axes, panels.items(), strict=True):
             for curve in curves:
                 _draw(axis, curve, steps)
-            if reference is not None:
-                axis.axhline(reference[1], color="#444", lw=1, ls=(0, (4, 3)), label=reference[0], zorder=1)
+            for (label, value), dashes in zip((references or {}).items(), ((4, 3), (1, 2)), strict=False):
+                axis.axhline(value, color="#444", lw=1, ls=(0, dashes), label=label, zorder=1)
             axis.set(title=heading, xlabel=x, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
             if ticks is not None:
                 axis.set_xticks(ticks)
@@ -322,8 +322,8 @@ h2 { font-size: 1.2rem; margin: 2.75rem 0 .25rem; }
 figure { margin: 0; overflow-x: auto; }
 figure svg { max-width: 100%; height: auto; }
 .scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: .5rem; }
-table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .34rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; width: 100%; font-size: .84rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .34rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th.text, td.text { text-align: left; }
 thead th { position: sticky; top: 0; background: #f6f8fa; }
 th button { all: unset; cursor: pointer; font-weight: 600; }

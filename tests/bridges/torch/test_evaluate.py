@@ -11,6 +11,13 @@ from prunesolve.problems import InvalidProblem
 from .networks import make
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 def uneven(inputs, targets, *sizes):
     return list(zip(inputs.split(list(sizes)), targets.split(list(sizes)), strict=True))
 

@@ -24,6 +24,13 @@ NAMES = ["plain", "residual", "concatenated", "separable", "grouped", "shared", 
 SIZES = (3, 1, 2)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
 @functools.cache
 def case(name):
     """A network in double precision, its groups, six samples in uneven batches with random regression targets."""
@@ -179,7 +186,9 @@ def test_activation_similarity_is_the_cosine_of_the_maps(name):
 def test_norms_and_cosines_are_those_of_the_producers_filters():
     net, _, _, groups = case("plain")
     stats = measured("plain")
-    rows = np.concatenate([net.get_submodule(g.layer).weight.detach().flatten(1).numpy()[g.channels] for g in groups[:1]])
+    rows = np.concatenate(
+        [net.get_submodule(g.layer).weight.detach().flatten(1).numpy()[g.channels] for g in groups[:1]]
+    )
     first = slice(0, groups[0].size)
     np.testing.assert_allclose(stats.saliency["l1"][first], np.abs(rows).sum(1))
     np.testing.assert_allclose(stats.saliency["l2"][first], np.linalg.norm(rows, axis=1))
@@ -201,9 +210,7 @@ def test_single_precision_is_accurate():
     single = measure(copy.deepcopy(net).float(), batches(x.float(), y.float()), groups=groups, progress=False)
     for a, b in zip(single.blocks["reconstruction"], measured("residual").blocks["reconstruction"], strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
-    np.testing.assert_allclose(
-        single.saliency["taylor"], measured("residual").saliency["taylor"], rtol=1e-3, atol=1e-6
-    )
+    np.testing.assert_allclose(single.saliency["taylor"], measured("residual").saliency["taylor"], rtol=1e-3, atol=1e-6)
 
 
 def test_a_mean_loss_gives_the_same_gradients_as_one_value_a_sample():
@@ -326,9 +333,7 @@ def test_against_discounts_what_the_second_data_set_needs():
         # the unit both need alike counts half
         assert stats.saliency[key][2] == pytest.approx(0.5 * need[2])
     assert (stats.saliency["taylor"] >= 0).all()
-    np.testing.assert_allclose(
-        np.square(stats.factors["fisher"]).sum(1), 2 * stats.saliency["fisher"], rtol=1e-9
-    )
+    np.testing.assert_allclose(np.square(stats.factors["fisher"]).sum(1), 2 * stats.saliency["fisher"], rtol=1e-9)
     gram, before = stats.blocks["reconstruction"][0], plain.blocks["reconstruction"][0]
     scale = np.sqrt(np.diag(gram) / np.diag(before))
     np.testing.assert_allclose(gram, before * np.outer(scale, scale))
