@@ -29,6 +29,7 @@ _TABLE = {
         "dwave-samplers' annealer, led to the constraints by a linear field.",
     ),
     "exact": ("exact", "Exact", "Proves the optimum: enumeration of small instances, else branch and bound."),
+    "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }
 _BASE = ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent")

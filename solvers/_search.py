@@ -38,6 +38,7 @@ class Search:
         self.moves = _moves(problem, self._at)
         self.state = _kernels.state(view, x)
         self.walk = self._new_walk(x)
+        self._strength = 0
         self._offered = math.inf
         self._offer_seconds = self._offers_seconds = 0.0
         self._pace = _kernels.Pace(work=100)
@@ -117,16 +118,14 @@ class Search:
         kernel = _kernels.load("tabu").search
         self.walk.whole[self._at.SWEEPS] = patience
         cheapest = np.zeros(len(self.view.limits.low))
-        limit = int(min(most, self.run.evaluations_left, 2**62))
-        fixed = (*self.view[:3], self.state, self.walk, cheapest, self.moves, np.array(tenure), self.view.least)
-        return self._counted(lambda work: kernel(*fixed, min(limit, work)))
+        fixed = (*self.view[:3], self.state, self.walk, cheapest, self.moves, np.array(tenure))
+        limit, strength, self._strength = int(min(most, self.run.evaluations_left, 2**62)), self._strength, 0
+        return self._counted(lambda work: kernel(*fixed, strength, self.view.least, min(limit, work)))
 
     def shake(self, strength: int) -> None:
-        """Random moves from the best selection so far."""
-        self.state.x[:] = self.walk.best
-        self.walk.whole[self._at.SWEEP] = -1
-        kernel = _kernels.load("tabu").shake
-        kernel(*self.view[:3], self.state, self.walk, self.moves, self.view.least, strength)
+        """Go on from the best selection so far, after `strength` random moves."""
+        self._strength = strength
+        self.walk.whole[self._at.SWEEP] = 0
 
     # --- both ------------------------------------------------------------------------------------------------------
 

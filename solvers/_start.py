@@ -33,7 +33,9 @@ class Ledger:
         self.problem = problem
         self.x = np.array(x, dtype=bool)
         self.h = problem.fields(self.x)
-        self.parts = [(part, low, high, np.bincount(part[self.x], minlength=len(low))) for part, low, high in _parts(problem)]
+        self.parts = [
+            (part, low, high, np.bincount(part[self.x], minlength=len(low))) for part, low, high in _parts(problem)
+        ]
         self.budgets: list[Budget] = problem.of_kind(Budget)
         self.spent = [float(b.spent(self.x)) for b in self.budgets]
         self.load = [np.zeros(problem.n) if b.pair is None else b.pair @ self.x.astype(float) for b in self.budgets]
@@ -69,7 +71,9 @@ class Ledger:
         """(n,) units of a part that has too many or that a broken budget pays for, None where nothing exceeds."""
         crowded = [(count > high)[part] for part, _, high, count in self.parts if (count > high).any()]
         dear = [
-            budget.cost + self.load[b] > 0 for b, budget in enumerate(self.budgets) if not _within(budget, self.spent[b])
+            budget.cost + self.load[b] > 0
+            for b, budget in enumerate(self.budgets)
+            if not _within(budget, self.spent[b])
         ]
         return _any_of(crowded + dear)
 

@@ -184,6 +184,37 @@ class Polytope:
             for budget in problem.of_kind(Budget) or [None]:
                 yield cls(problem.n, problem.k, *_partition(groups, problem.n), budget)
 
+    @classmethod
+    def tightest(cls, problem: BinaryQuadratic) -> Polytope:
+        """The one of most parts and of the scarcest budget, for searches that can afford a single one."""
+
+        def promise(polytope: Polytope) -> tuple[int, float]:
+            budget = polytope.budget
+            scarcity = 0.0 if budget is None else 1.0 - budget.limit / budget.scale
+            return (len(polytope.low) if (polytope.low > 0).any() or budget is None else 0, scarcity)
+
+        return max(cls.all_of(problem), key=promise)
+
+    def reduced_costs(self, g: Any, fixed: Any) -> Any:
+        """(n,) what forcing a free unit to its other side adds to min g.s, negative for units in the minimiser.
+
+        None where more than a cardinality over the free units shapes the minimum.
+        """
+        if self.budget is not None or len(self.low) > 1 and ((self.low > 0).any() or (self.high < self.n).any()):
+            return None
+        free = np.flatnonzero(fixed < 0)
+        if self.k is None:
+            return np.where(fixed < 0, g, 0.0)
+        missing = self.k - int((fixed == 1).sum())
+        if not 0 < missing < len(free):
+            return None
+        ranked = np.sort(g[free])
+        change = np.zeros(self.n)
+        # a unit outside replaces the worst inside, one inside is replaced by the best outside
+        inside = g[free] <= ranked[missing - 1]
+        change[free] = np.where(inside, np.minimum(g[free] - ranked[missing], 0.0), g[free] - ranked[missing - 1])
+        return change
+
     def costs(self, fixed: Any) -> tuple[Any, float]:
         """(n,) linear costs and the limit of the budget, exact between the units fixed in, valid for all others."""
         assert self.budget is not None

@@ -61,7 +61,6 @@ class SwapTabu(Solver):
             search = Search.begin(tiny, Run(tiny, seed=0))
             if search is not None:
                 search.tabu((1, 1), 1)
-                search.shake(1)
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
         search = Search.begin(problem, run)

@@ -15,6 +15,7 @@ Y + (dense shortcut - pruned shortcut) / a, so that errors do not pile up along 
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,10 @@ from .unfold import LINEAR_LAYERS, columns, output_columns, set_weight, weight_m
 _ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
 # a channel whose slope is so much below the largest passes next to nothing on
 _FLAT = 1e-3
+# more columns would need matrices of several GiB
+_WIDE = 16384
+
+_log = logging.getLogger("prunesolve")
 
 
 def refit(
@@ -68,7 +73,8 @@ def refit(
     Module
         A new network. Every Linear and convolution behind the first loss is fitted. The intercept b goes into the
         layer's bias, else into the running mean of a BatchNorm that the layer alone feeds; without either the fit
-        has none, so that parameters and state keep their shapes.
+        has none, so that parameters and state keep their shapes. A layer of more than 16,384 inputs x taps is left as
+        it is, with a notice on the logger "prunesolve".
 
     Raises
     ------
@@ -95,7 +101,8 @@ def refit(
     work = copy.deepcopy(removed) if device is None else copy.deepcopy(removed).to(device)
     full = placed(dense, device)
     batches, dropped, losers = Batches(data), _dropped_outputs(selection), _losers(selection)
-    with evaluating(full), evaluating(work):
+    # inference tensors keep no version, by which an in-place change is told
+    with torch.inference_mode(False), evaluating(full), evaluating(work):
         layers = _Trace().layers(work, batches.example())
         first = next((i for i, layer in enumerate(layers) if layer.path in losers), len(layers))
         for layer in layers[first:]:
@@ -260,6 +267,14 @@ def _refit_layer(
 ) -> None:
     """Fit one layer of `model` in place."""
     module = model.get_submodule(layer.path)
+    if not isinstance(module.weight, nn.Parameter):
+        raise InvalidProblem(
+            f"refit: {layer.path} computes its weight anew at each call; fold the parametrisation in first "
+            "(torch.nn.utils.prune.remove), or mask with how='plain'"
+        )
+    if weight_matrix(module).shape[2] > _WIDE:
+        _log.warning("refit: %s reads more than %d columns and is left as it is", layer.path, _WIDE)
+        return
     norm = None if layer.norm is None else model.get_submodule(layer.norm)
     equations = _Equations(module)
     for inputs, _ in batches:

@@ -59,7 +59,7 @@ def anneal(c, a, limits, state, walk, moves, least, most, work):
     return done
 
 
-@njit
+@njit(inline="always")
 def _accepted(c, a, limits, state, walk, i, j):
     """The change of the value where the move is allowed and Metropolis takes it, inf otherwise."""
     heat = walk.real[HEAT]

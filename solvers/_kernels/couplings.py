@@ -101,7 +101,9 @@ def _dense_shift(c, f, i, s):
 
 
 def _row_by_row(c, a, f, x):
-    f[:] = a
+    # not f[:] = a, whose message on unequal shapes takes numba four seconds to compile
+    for i in range(a.size):
+        f[i] = a[i]
     for i in range(x.size):
         if x[i]:
             shift(c, f, i, 1.0)

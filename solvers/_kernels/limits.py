@@ -38,7 +38,7 @@ class State(NamedTuple):
     load: Any  # (b, n) pair cost of a unit with all kept ones
 
 
-@njit
+@njit(inline="always")
 def can_flip(limits, state, i):
     """Whether x_i may change alone."""
     step = -1 if state.x[i] else 1
@@ -54,7 +54,7 @@ def can_flip(limits, state, i):
     return True
 
 
-@njit
+@njit(inline="always")
 def can_swap(limits, state, i, j):
     """Whether kept i may be replaced by dropped j."""
     for p in range(limits.part.shape[0]):
@@ -106,7 +106,7 @@ def move(limits, state, i):
     state.x[i] = step > 0
 
 
-@njit
+@njit(inline="always")
 def _exchange(order, place, i, target):
     other, origin = order[target], place[i]
     order[target], order[origin] = i, other
@@ -131,7 +131,7 @@ def recount(limits, state):
     respend(limits, state)
 
 
-@njit
+@njit(inline="always")
 def _place(order, place, i, target):
     order[target] = i
     place[i] = target

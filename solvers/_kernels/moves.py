@@ -30,7 +30,7 @@ class Walk(NamedTuple):
     chance: Any  # (1,) uint64
 
 
-@njit
+@njit(inline="always")
 def draw(chance):
     """64 random bits (splitmix64; Steele, Lea and Flood 2014)."""
     chance[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -40,19 +40,19 @@ def draw(chance):
     return z ^ (z >> np.uint64(31))
 
 
-@njit
+@njit(inline="always")
 def below(chance, m):
     """A random integer in 0 to m - 1, m < 2^32."""
     return np.int64(((draw(chance) >> np.uint64(32)) * np.uint64(m)) >> np.uint64(32))
 
 
-@njit
+@njit(inline="always")
 def uniform(chance):
     """A random number in [0, 1)."""
     return np.float64(draw(chance) >> np.uint64(11)) * 2.0**-53
 
 
-@njit
+@njit(inline="always")
 def propose(limits, state, chance, moves):
     """A random move, allowed or not."""
     if moves == FLIPS or (moves == BOTH and draw(chance) >> np.uint64(63)):
@@ -93,7 +93,7 @@ def bill(limits, state, walk, i):
     return total
 
 
-@njit
+@njit(inline="always")
 def allowed(limits, state, i, j):
     """Whether the move keeps every constraint."""
     if j < 0:
@@ -101,7 +101,7 @@ def allowed(limits, state, i, j):
     return can_swap(limits, state, i, j)
 
 
-@njit
+@njit(inline="always")
 def make(c, limits, state, i, j):
     """Make the move; returns the numbers touched."""
     touched = shift(c, state.f, i, -1.0 if state.x[i] else 1.0)
@@ -125,6 +125,7 @@ def value(c, a, state):
 @njit
 def keep_best(state, walk):
     """Remember x as the best so far."""
-    walk.best[:] = state.x
+    for i in range(state.x.size):
+        walk.best[i] = state.x[i]
     walk.real[BEST] = walk.real[VALUE]
     walk.whole[IMPROVED] = 1

@@ -30,12 +30,17 @@ _REBUILD_AFTER = 200  # steps per unit
 
 
 @njit(cache=True, nogil=True)
-def search(c, a, limits, state, walk, cheapest, moves, tenure, least, most):
-    """At most `most` steps, while SWEEP (steps since the last improvement) is below SWEEPS; returns the steps made."""
+def search(c, a, limits, state, walk, cheapest, moves, tenure, strength, least, most):
+    """At most `most` steps, while SWEEP (steps since the last improvement) is below SWEEPS; returns the steps made.
+
+    A positive `strength` begins with that many random moves from the best selection.
+    """
     c, a, limits, state, walk, cheapest = borrow((c, a, limits, state, walk, cheapest))
     real, whole = walk.real, walk.whole
     if whole[SWEEP] < 0:
         _begin(c, a, limits, state, walk)
+    if strength > 0:
+        _shake(c, a, limits, state, walk, moves, strength)
     done = 0
     while done < most and whole[SWEEP] < whole[SWEEPS]:
         done += 1
@@ -50,29 +55,33 @@ def search(c, a, limits, state, walk, cheapest, moves, tenure, least, most):
         real[VALUE] += change
         make(c, limits, state, i, j)
         whole[DRIFT] += 1
-        for unit in (i, j):
-            if unit >= 0:
-                # what was just added may leave earlier than what was just dropped may come back
-                span = tenure[0] if state.x[unit] else tenure[1]
-                walk.until[unit] = whole[STEP] + span + below(walk.chance, 1 + span // 2)
+        _forbid(state, walk, tenure, i)
+        if j >= 0:
+            _forbid(state, walk, tenure, j)
         _refresh(c, a, limits, state, walk)
     if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - least:
         keep_best(state, walk)
     return done
 
 
-@njit(cache=True, nogil=True)
-def shake(c, a, limits, state, walk, moves, least, strength):
-    """`strength` random moves from where the search stands."""
-    c, a, limits, state, walk = borrow((c, a, limits, state, walk))
-    if walk.whole[SWEEP] < 0:
-        _begin(c, a, limits, state, walk)
+@njit
+def _forbid(state, walk, tenure, i):
+    """Make a unit that was just moved tabu: what was added may leave earlier than what was dropped may come back."""
+    span = tenure[0] if state.x[i] else tenure[1]
+    walk.until[i] = walk.whole[STEP] + span + below(walk.chance, 1 + span // 2)
+
+
+@njit
+def _shake(c, a, limits, state, walk, moves, strength):
+    """`strength` random moves from the best selection so far; nothing is tabu afterwards."""
+    for i in range(state.x.size):
+        state.x[i] = walk.best[i]
+        walk.until[i] = 0
+    _begin(c, a, limits, state, walk)
     for _ in range(strength):
         i, j = propose(limits, state, walk.chance, moves)
         if i >= 0 and allowed(limits, state, i, j):
             make(c, limits, state, i, j)
-    walk.whole[SWEEP] = 0
-    walk.until[:] = 0
     walk.real[VALUE] = value(c, a, state)
 
 

@@ -295,21 +295,37 @@ def _followed(jobs: Sequence[Any], progress: bool | None) -> Iterable[Any]:
 
 
 def render(result: DemoResult) -> RichTable:
-    """The rows as a table for the terminal."""
+    """The rows as a table for a terminal of 80 columns; what is common to a budget stands above its rows."""
     from rich.table import Table as RichTable
 
-    title = f"{result.task.title}: dense {shown(result.dense, '.2f')} {result.task.unit}, {result.units} units"
-    table = RichTable(title=title)
-    columns = _columns(result)
-    for heading, spec in columns.items():
-        table.add_column(heading, justify="right" if spec else "left", no_wrap=True)
-    removed = None
-    for row in result.rows:
-        if removed not in (None, row.removed):
-            table.add_section()
-        removed = row.removed
-        table.add_row(*(shown(v, spec) for v, spec in zip(_values(row), columns.values(), strict=True)))
+    task = result.task
+    dense = f"dense {task.metric} {result.dense:.2f} {task.unit}"
+    table = RichTable(
+        title=f"{task.title}: {dense}, {result.units} units, {result.params:,} params, {_short(result.macs)} MACs",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading in ("method", "solver"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("masked", "+ refit", "params", "MACs", "objective", "s"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    for share in dict.fromkeys(row.removed for row in result.rows):
+        rows = [row for row in result.rows if row.removed == share]
+        table.add_row()
+        table.add_row(f"{100 * share:.0f} % removed", f"{rows[0].kept} units kept", style="bold")
+        for row in rows:
+            metric = f"{row.masked:.2f}", f"{row.refitted:.2f}"
+            spent = _short(row.params), _short(row.macs)
+            table.add_row(row.method, row.solver, *metric, *spent, shown(row.objective, ".4g"), f"{row.seconds:.2f}")
     return table
+
+
+def _short(number: float) -> str:
+    """Three digits and a letter: 54472 is 54.5k."""
+    scale, letter = next(((s, c) for s, c in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= s), (1.0, ""))
+    scaled = number / scale
+    return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{letter}" if letter else f"{number:.0f}"
 
 
 def _columns(result: DemoResult) -> dict[str, str]:

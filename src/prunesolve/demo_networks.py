@@ -161,7 +161,7 @@ def sensor(clean: Any, rng: np.random.Generator, photons: float = 80.0, read: fl
 def photo_data() -> DemoData:
     """Crops of the two photographs as (noisy, clean), 32 / 10 / 20; each part has its own columns and noise."""
     return DemoData(
-        calibration=_noisy_crops("train", side=48, count=32, seed=0),
+        calibration=_noisy_crops("train", side=40, count=32, seed=0),
         validation=_noisy_crops("validation", side=80, count=10, seed=1),
         test=_noisy_crops("test", side=80, count=20, seed=2),
     )

@@ -63,16 +63,35 @@ def test_best_is_the_least_objective_not_the_best_metric(told):
     ]
 
 
-def test_table_on_the_terminal_has_every_row(told):
+def test_table_fits_a_terminal_of_80_columns(told):
     from rich.console import Console
 
-    console = Console(width=160)
+    wide = replace(told, rows=(*told.rows, row("reconstruction", "simulated-annealing", objective=-0.00123456)))
+    console = Console(width=80)
     with console.capture() as captured:
-        console.print(render(told))
+        console.print(render(wide))
     text = captured.get()
-    assert sum("1,234" in line and "56,789" in line for line in text.splitlines()) == len(told.rows)
-    for shown in ("removed / %", "masked / %", "+ refit / %", "MACs", "objective", "seconds", "swap-tabu", "11.00"):
+    assert "…" not in text
+    assert sum("1.23k" in line and "56.8k" in line for line in text.splitlines()) == len(wide.rows)
+    assert text.count("units kept") == 2
+    for shown in (
+        "masked",
+        "+ refit",
+        "MACs",
+        "objective",
+        "simulated-annealing",
+        "swap-tabu",
+        "11.00",
+        "50 % removed",
+    ):
         assert shown in text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(7, "7"), (1234, "1.23k"), (54472, "54.5k"), (161_280_000, "161M"), (2e9, "2.00G")]
+)
+def test_short_numbers(number, text):
+    assert demo._short(number) == text
 
 
 def test_page_and_table_hold_the_rows(told):

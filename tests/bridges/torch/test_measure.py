@@ -63,10 +63,10 @@ def gates_by_hand(net, x, y, groups, loss):
             if axis == "in":
                 module = net.get_submodule(path)
 
-                def multiply(m, inputs, gate=gate, channels=torch.tensor(channels)):
+                def multiply(m, inputs, gate=gate, channels=channels):
                     dim = -1 if isinstance(m, nn.Linear) else 1
                     factors = torch.ones(inputs[0].shape[dim], dtype=torch.float64)
-                    factors = factors.index_put((channels,), gate[:, None].expand(channels.shape))
+                    factors = factors.index_put((torch.tensor(channels),), gate[:, None].expand(channels.shape))
                     shape = [1] * inputs[0].ndim
                     shape[dim] = -1
                     return (inputs[0] * factors.reshape(shape),)

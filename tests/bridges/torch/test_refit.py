@@ -252,6 +252,31 @@ def test_single_precision_is_accurate():
         torch.testing.assert_close(single(x.float()).double(), double(x), rtol=1e-3, atol=1e-3)
 
 
+def test_a_caller_in_inference_mode_gets_the_same():
+    net, x, selection = doubled("residual")
+    smaller = removed(net, selection)
+    wanted = refit(net, smaller, x, selection)
+    with torch.inference_mode():
+        got = refit(net, smaller, x, selection)
+        assert torch.equal(got(x), wanted(x))
+
+
+def test_a_very_wide_layer_is_left_alone_with_a_notice(monkeypatch, caplog):
+    net, x, selection = doubled("plain")
+    smaller = removed(net, selection)
+    monkeypatch.setattr("prunesolve.bridges.torch.refit._WIDE", 0)
+    fitted = refit(net, smaller, x, selection)
+    assert "left as it is" in caplog.text
+    assert all(torch.equal(fitted.state_dict()[name], value) for name, value in smaller.state_dict().items())
+
+
+def test_a_weight_that_is_computed_is_refused():
+    net, x, selection = doubled("plain")
+    masked = apply_masks(copy.deepcopy(net), masks(selection, net), how="prune")
+    with pytest.raises(InvalidProblem, match="how='plain'"):
+        refit(net, masked, x, selection)
+
+
 def test_bad_input_is_refused_in_words():
     net, x, selection = doubled("plain")
     smaller = removed(net, selection)
@@ -261,8 +286,8 @@ def test_bad_input_is_refused_in_words():
         refit(net, smaller, x, selection, ridge=float("nan"))
     with pytest.raises(InvalidProblem, match="has no layer"):
         refit(nn.Sequential(nn.Linear(6, 2)).double(), smaller, x, selection)
+    other = Selection(selection.groups, np.arange(len(selection.keep)) % 2 == 0)
     with pytest.raises(InvalidProblem, match="that this selection made"):
-        other = Selection(selection.groups, np.arange(len(selection.keep)) % 2 == 0)
         refit(net, smaller, x, other)
     with pytest.raises(InvalidProblem, match="at least one sample"):
         refit(net, smaller, [], selection)
