@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from prunesolve.problems import InvalidProblem, unknown
+from prunesolve.problems._errors import check_options
 
 if TYPE_CHECKING:
     from ._base import Formulation as Formulation
@@ -89,9 +90,7 @@ def get(name: str, **options: Any) -> Formulation:
     L1Qubo(minimum=1, beta=0.0)
     """
     cls = formulation_class(name)
-    for option in options:
-        if option not in cls.options():
-            raise unknown(f"option of {name}", option, cls.options())
+    check_options(name, options, cls.options())
     try:
         return cls(**options)
     except InvalidProblem:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 
@@ -56,4 +57,25 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InvalidProblem:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" did you mean {close[0]!r}?" if close else ""
-    return InvalidProblem(f"unknown {kind} {name!r}:{hint} Known: {', '.join(names)}")
+    return InvalidProblem(f"unknown {kind} {name!r}:{hint} Known: {', '.join(names) or 'none'}")
+
+
+def check_options(owner: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse options that `owner` does not have, and values of another kind than the default.
+
+    Examples
+    --------
+    >>> check_options("greedy", {"direction": 3}, {"direction": "both"})
+    Traceback (most recent call last):
+        ...
+    prunesolve.problems._errors.InvalidProblem: greedy: expected text as direction, such as 'both', got 3
+    """
+    for option, value in given.items():
+        if option not in defaults:
+            raise unknown(f"option of {owner}", option, defaults)
+        default = defaults[option]
+        for kind, word in ((bool, "True or False"), (str, "text"), (Real, "a number")):
+            if isinstance(default, kind):
+                if not isinstance(value, kind) or (kind is Real and isinstance(value, bool)):
+                    raise InvalidProblem(f"{owner}: expected {word} as {option}, such as {default!r}, got {value!r}")
+                break

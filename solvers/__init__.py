@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from prunesolve.problems import InvalidProblem, unknown
+from prunesolve.problems._errors import check_options
 
 if TYPE_CHECKING:
     from ._base import Solver
@@ -32,7 +33,7 @@ _TABLE = {
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }
-_BASE = ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent")
+_BASE = ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent", "Front")
 _CLASSES = {class_name: module for module, class_name, _ in _TABLE.values()}
 
 __all__ = ["all", "available", "get", *_BASE, *_CLASSES]
@@ -92,9 +93,7 @@ def get(name: str, **options: Any) -> Solver:
     Greedy(direction='both')
     """
     cls = solver_class(name)
-    for option in options:
-        if option not in cls.options():
-            raise unknown(f"option of {name}", option, cls.options())
+    check_options(name, options, cls.options())
     try:
         return cls(**options)
     except (TypeError, ValueError) as error:

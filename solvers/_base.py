@@ -285,10 +285,15 @@ class Run:
         """Evaluations left, inf without an evaluation limit."""
         return math.inf if self.evaluation_limit is None else max(0, self.evaluation_limit - self.evaluations)
 
+    @property
+    def halted(self) -> bool:
+        """Whether the time is over or the caller asked to stop; evaluations do not matter to a last polish."""
+        return self.stopped or self.remaining <= 0 or (self._outer is not None and self._outer.halted)
+
     def should_stop(self) -> bool:
         """Whether a limit is reached or the caller asked to stop; ask at least every 10 ms."""
-        own = self.stopped or self.remaining <= 0 or self.evaluations_left <= 0
-        return own or (self._outer is not None and self._outer.should_stop())
+        outer = self._outer is not None and self._outer.should_stop()
+        return outer or self.evaluations_left <= 0 or self.halted
 
     def offer(self, x: Any, bound: float | None = None) -> float:
         """Put a solution (and a proved bound) forward; returns its recomputed objective, inf where infeasible.

@@ -23,7 +23,7 @@ from prunesolve.problems import BinaryQuadratic, Blocks, Budget, Cardinality, De
 
 from ._base import Run
 from ._descent import descend
-from ._repair import repair
+from ._start import Ledger, repair
 
 Sample = Callable[[Any], Any]  # field (n,) -> selections (m, n) bool that make f(x) + field.x small
 
@@ -92,7 +92,7 @@ def search(problem: BinaryQuadratic, run: Run, sample: Sample, bisections: int) 
         Most rounds.
     """
     if run.start is not None:
-        run.offer(descend(problem, run.start, run.should_stop))
+        run.offer(descend(problem, run.start, lambda: run.halted))
     gauges = _gauges(problem)
     rows = np.zeros((0, problem.n), dtype=bool)
     for _ in range(bisections):
@@ -109,7 +109,7 @@ def search(problem: BinaryQuadratic, run: Run, sample: Sample, bisections: int) 
         if run.should_stop():
             return
     for row in np.unique(rows, axis=0)[:64]:
-        if run.should_stop():
+        if run.halted:
             return
         _finish(problem, run, row)
 
@@ -121,12 +121,13 @@ def _offer_best(problem: BinaryQuadratic, run: Run, rows: Any) -> None:
 
 
 def _finish(problem: BinaryQuadratic, run: Run, x: Any) -> None:
-    feasible = repair(problem, x)
-    if feasible is None:
-        run.offer(x)
-        return
-    run.offer(feasible)
-    run.offer(descend(problem, feasible, run.should_stop))
+    """Mend what breaks a constraint, cheapest flips first, and descend from there."""
+    ledger = Ledger(problem, x)
+    # the first finish is never cut short: without it there would be nothing feasible in hand
+    repair(ledger, run.rng, lambda: not (run.feasible and run.halted))
+    run.offer(ledger.x)
+    if problem.is_feasible(ledger.x):
+        run.offer(descend(problem, ledger.x, lambda: run.halted))
 
 
 def reach(problem: BinaryQuadratic) -> Any:

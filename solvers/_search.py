@@ -62,7 +62,7 @@ class Search:
             until=np.zeros(n, dtype=np.int64),
             price=np.zeros(len(self.view.limits.limit)),
             real=np.zeros(5),
-            whole=np.zeros(5, dtype=np.int64),
+            whole=np.zeros(4, dtype=np.int64),
             chance=self.run.rng.integers(0, 2**64, size=1, dtype=np.uint64),
         )
         walk.real[self._at.BEST] = math.inf
@@ -76,7 +76,7 @@ class Search:
         if budgets:
             h = self.problem.fields(self.walk.best)
             prices = np.array([_price(self.problem, budget, h, self.walk.best) for budget in budgets])
-            self.walk.price[:] = share * prices / max(1, np.count_nonzero(prices))
+            self.walk.price[:] = share * prices / max(1, int((prices > 0).sum()))
 
     # --- annealing -------------------------------------------------------------------------------------------------
 

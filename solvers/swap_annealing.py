@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count, repeat
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import ClassVar
 
 from prunesolve.problems import BinaryQuadratic, InvalidProblem
@@ -13,7 +13,7 @@ from . import _kernels
 from ._base import Run, Solver, Status
 from ._search import Search
 
-_SHORTEST = 32  # sweeps of the first two annealings under a time limit, every later two are twice as long
+_SHORTEST = 32  # sweeps of the first three annealings under a time limit; every later three are twice as long
 _HOTTEST = (4.0, 30.0)  # how much hotter a repeated annealing may begin and end; instances differ in what they like
 
 
@@ -23,7 +23,9 @@ class SwapAnnealing(Solver):
 
     A swap of kept i for dropped j changes the value by  h_j - h_i - J_ij,  h = a + J x,  and is taken with
     probability min(1, exp(-change / T)). T falls geometrically from `t_start` to `t_end` times the mean absolute
-    change of a random move; every second annealing begins three times as hot. Where a bound is tight both units come from the same group, so no proposal is wasted.
+    change of a random move; annealings after the first begin up to 4 and end up to 30 times hotter, by chance, since
+    instances differ in how far that mean leads astray. Where a bound is tight both units come from the same group.
+    Under a budget moves are compared at a random share of its break-even price, or a full budget would freeze them.
     An evaluation is one proposal, a sweep n of them.
 
     Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a

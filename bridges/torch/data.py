@@ -196,7 +196,7 @@ def _only(inputs: Inputs, targets: Tensor | None, classes: frozenset[int]) -> tu
 
 def _arrays(path: str | Path) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = {"inputs", "targets"} - set(getattr(file, "files", ()))
             if missing:
                 raise InvalidProblem(f"{path}: expected arrays 'inputs' and 'targets'; missing: {sorted(missing)}")

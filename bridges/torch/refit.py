@@ -98,17 +98,32 @@ def refit(
     """
     if not ridge >= 0.0:
         raise InvalidProblem(f"ridge: expected a number >= 0, got {ridge}")
-    work = copy.deepcopy(removed) if device is None else copy.deepcopy(removed).to(device)
-    full = placed(dense, device)
-    batches, dropped, losers = Batches(data), _dropped_outputs(selection), _losers(selection)
+    _check_weights(removed)
     # inference tensors keep no version, by which an in-place change is told
-    with torch.inference_mode(False), evaluating(full), evaluating(work):
+    with torch.inference_mode(False):
+        work = copy.deepcopy(removed) if device is None else copy.deepcopy(removed).to(device)
+        _refit_all(placed(dense, device), work, Batches(data), selection, ridge)
+    return work
+
+
+def _check_weights(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, LINEAR_LAYERS) and not isinstance(module.weight, nn.Parameter):
+            raise InvalidProblem(
+                f"refit: {path} computes its weight anew at each call; fold the parametrisation in first "
+                "(torch.nn.utils.prune.remove), or mask with how='plain'"
+            )
+
+
+def _refit_all(full: nn.Module, work: nn.Module, batches: Batches, selection: Selection, ridge: float) -> None:
+    """Fit every layer of `work` from the first that loses inputs, in place."""
+    dropped, losers = _dropped_outputs(selection), _losers(selection)
+    with evaluating(full), evaluating(work):
         layers = _Trace().layers(work, batches.example())
         first = next((i for i, layer in enumerate(layers) if layer.path in losers), len(layers))
         for layer in layers[first:]:
             kept = _kept(full, layer.path, dropped)
             _refit_layer(full, work, layer, batches, kept, ridge)
-    return work
 
 
 @dataclass(frozen=True)
@@ -267,11 +282,6 @@ def _refit_layer(
 ) -> None:
     """Fit one layer of `model` in place."""
     module = model.get_submodule(layer.path)
-    if not isinstance(module.weight, nn.Parameter):
-        raise InvalidProblem(
-            f"refit: {layer.path} computes its weight anew at each call; fold the parametrisation in first "
-            "(torch.nn.utils.prune.remove), or mask with how='plain'"
-        )
     if weight_matrix(module).shape[2] > _WIDE:
         _log.warning("refit: %s reads more than %d columns and is left as it is", layer.path, _WIDE)
         return

@@ -36,6 +36,8 @@ def read(path: str | Path, kind: str) -> BinaryQuadratic:
     model, sense = _load(path, kind)
     try:
         problem = BinaryQuadratic.from_bqm(model) if kind == "bqm" else from_cqm(model)
+        if kind == "lp" and problem.n == 0:
+            raise InvalidProblem("expected an objective and constraints as an .lp file has them, found no variable")
         labels = None if list(problem.labels or ()) == list(range(problem.n)) else problem.labels
         meta = {"name": Path(path).stem, "format": kind, "sense": sense}
         return problem.replace(labels=labels, meta=meta)

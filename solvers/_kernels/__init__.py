@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +41,33 @@ class View(NamedTuple):
 
 def load(module: str) -> Any:
     """The kernel module of that name, its machine code taken from disk where it is there."""
-    with _cache_folder():
-        return import_module(f".{module}", __name__)
+    name = f"{__name__}.{module}"
+    if name not in sys.modules:
+        _spare_scipy_linalg()
+        with _cache_folder():
+            import_module(name)
+    return sys.modules[name]
+
+
+def _spare_scipy_linalg() -> None:
+    """Import the two extension modules that numba asks scipy.linalg for, without the package around them.
+
+    The package takes a third of the start of `prunesolve solve`, and no kernel uses it. It imports as ever afterwards.
+    """
+    if "scipy.linalg" in sys.modules or threading.active_count() > 1:
+        return
+    import scipy
+
+    package = ModuleType("scipy.linalg")
+    package.__path__ = [str(Path(scipy.__path__[0]) / "linalg")]
+    sys.modules["scipy.linalg"] = package
+    try:
+        import_module("scipy.linalg.cython_blas")
+        import_module("scipy.linalg.cython_lapack")
+    except ImportError:
+        pass
+    finally:
+        del sys.modules["scipy.linalg"]
 
 
 @contextmanager
@@ -64,15 +92,17 @@ def telling(what: str) -> Iterator[None]:
 
 @contextmanager
 def _cache_folder() -> Iterator[None]:
-    """numba's cache folder while decorators run; they remember it."""
+    """The folder numba keeps machine code in, while decorators run; they remember it."""
     from numba import config
 
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(_folder(before))
+    # numba sets its options on the module when it is imported, unseen by type checkers
+    options = vars(config)
+    before = options["CACHE_DIR"]
+    options["CACHE_DIR"] = str(_folder(before))
     try:
         yield
     finally:
-        config.CACHE_DIR = before
+        options["CACHE_DIR"] = before
 
 
 def _folder(chosen: str) -> Path:
@@ -117,7 +147,7 @@ def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:
         couplings = Blocks([np.zeros((2, 2))])
     elif isinstance(problem.couplings, LowRank):
         couplings = LowRank(np.zeros((2, 1)))
-    return BinaryQuadratic([-1.0, -2.0], couplings, constraints=[Cardinality(1)])
+    return BinaryQuadratic(np.array([-1.0, -2.0]), couplings, constraints=[Cardinality(1)])
 
 
 def view(problem: BinaryQuadratic, *, factored: bool = False) -> View:

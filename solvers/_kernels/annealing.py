@@ -13,7 +13,6 @@ from .moves import (
     COOLING,
     DRIFT,
     HEAT,
-    IMPROVED,
     STEP,
     SUM,
     SWEEP,
@@ -75,9 +74,8 @@ def _accepted(c, a, limits, state, walk, i, j):
             return np.inf
         change -= entry(c, i, j)
     uphill = change + dearer
-    if uphill > 0.0 and heat < np.inf:
-        if uphill > 40.0 * heat or uniform(walk.chance) >= np.exp(-uphill / heat):
-            return np.inf
+    if uphill > 0.0 and heat < np.inf and (uphill > 40.0 * heat or uniform(walk.chance) >= np.exp(-uphill / heat)):
+        return np.inf
     if not allowed(limits, state, i, j):
         return np.inf
     if heat == np.inf:

@@ -260,7 +260,7 @@ _reach = {
 }
 
 # dot products may be summed in any order; everything else keeps IEEE order, so that storages agree bit for bit
-_DOTS = {"fastmath": {"reassoc", "contract"}}
+_DOTS: Any = {"fastmath": {"reassoc", "contract"}}
 
 
 @overload(entry, jit_options=_DOTS)

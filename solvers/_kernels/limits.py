@@ -65,10 +65,10 @@ def can_swap(limits, state, i, j):
             return False
     for b in range(limits.limit.size):
         change = limits.cost[b, j] + state.load[b, j] - limits.cost[b, i] - state.load[b, i]
-        if state.spent[b] + change > limits.limit[b]:
-            # exact only where it matters: without the pair's own cost the move looks dearer than it is
-            if state.spent[b] + change - pair_cost(limits, b, i, j) > limits.limit[b]:
-                return False
+        after = state.spent[b] + change
+        # without the cost of the pair itself the move looks dearer than it is: look that up only where it matters
+        if after > limits.limit[b] and after - pair_cost(limits, b, i, j) > limits.limit[b]:
+            return False
     return True
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from .couplings import entry, field, shift
+from .couplings import field, shift
 from .limits import can_flip, can_swap, move
 
 FLIPS, SWAPS, BOTH = 0, 1, 2
@@ -15,7 +15,7 @@ FLIPS, SWAPS, BOTH = 0, 1, 2
 # places in Walk.real
 VALUE, BEST, HEAT, COOLING, SUM = range(5)
 # places in Walk.whole
-STEP, SWEEP, SWEEPS, DRIFT, IMPROVED = range(5)
+STEP, SWEEP, SWEEPS, DRIFT = range(4)
 
 
 class Walk(NamedTuple):
@@ -128,4 +128,3 @@ def keep_best(state, walk):
     for i in range(state.x.size):
         walk.best[i] = state.x[i]
     walk.real[BEST] = walk.real[VALUE]
-    walk.whole[IMPROVED] = 1

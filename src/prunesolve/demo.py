@@ -299,9 +299,10 @@ def render(result: DemoResult) -> RichTable:
     from rich.table import Table as RichTable
 
     task = result.task
-    dense = f"dense {task.metric} {result.dense:.2f} {task.unit}"
+    dense = f"{task.metric} {result.dense:.2f} {task.unit}, {result.units} units"
     table = RichTable(
-        title=f"{task.title}: {dense}, {result.units} units, {result.params:,} params, {_short(result.macs)} MACs",
+        title=f"{task.title}, dense: {dense}, {_short(result.params)} params, {_short(result.macs)} MACs",
+        title_justify="left",
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,

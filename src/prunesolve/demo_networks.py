@@ -208,7 +208,7 @@ TASKS = {
     ),
     "denoise": DemoTask(
         "denoise",
-        "Photographs with sensor noise",
+        "Noisy photographs",
         PhotoDenoiser,
         photo_data,
         "PSNR",

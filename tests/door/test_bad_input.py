@@ -82,7 +82,7 @@ INVALID = {
         lambda: ps.BinaryQuadratic([1.0, 2], constraints=[ps.Cardinality(1), ps.Cardinality(2)]),
         "contradict",
     ),
-    "low above high": (lambda: ps.GroupBounds([0, 0], [2], [1]), "low"),
+    "low above high": (lambda: ps.GroupBounds([0, 0], [2], [1]), "asks for 2 to 1"),
     "low above size": (
         lambda: ps.BinaryQuadratic([1.0, 1], constraints=[ps.GroupBounds([0, 0], [3], [3])]),
         "(3|size)",
@@ -145,7 +145,7 @@ INVALID = {
     "float classes": (pruning(data=[(examples()[0], examples()[1].float())]), "float32"),
     "nan inputs": (pruning(data=[(examples()[0] * NAN, examples()[1])]), "finite"),
     "no such device": (pruning(device="cuba"), "cuba"),
-    "a device that is not here": (pruning(device="meta:3"), "meta:3"),
+    "a device that is not here": (pruning(device="cuda:99"), "cuda:99"),
     "select: nothing fits": (lambda: ps.select([1.0, 2], costs=[3, 3], budget=2, keep=1), "3"),
 }  # fmt: skip
 
@@ -169,19 +169,21 @@ def test_a_callback_that_raises_keeps_the_incumbent():
     assert isinstance(failed.value.__cause__, RuntimeError)
 
 
-def test_no_feasible_selection_carries_the_nearest():
-    budget = ps.Budget([0.0] * 3, 1, 5.0 * (1 - EYE))
-    with pytest.raises(ps.SolverFailed) as failed:
-        ps.select([1.0, 1, 1], keep=2, costs=[1, 1, 1], budget=2, solver=_Nothing())
-    assert failed.value.result is not None
-    assert budget.violation([True, True, False]) == 4
+class GivesUp(ps.Solver):
+    """Finds nothing but the first k."""
 
-
-class _Nothing(ps.Solver):
-    name = "nothing"
+    name = "gives-up"
 
     def _search(self, problem, run):
-        return None
+        run.offer(np.arange(problem.n) < 1)
+
+
+@pytest.mark.parametrize("call", [lambda s: ps.select([1.0, 1, 1], keep=2, solver=s), lambda s: pruning(solver=s)()])
+def test_no_feasible_selection_carries_the_nearest(call):
+    with pytest.raises(ps.SolverFailed, match="No feasible solution was found") as failed:
+        call(GivesUp())
+    assert failed.value.result.solution.sum() == 1
+    assert failed.value.result.status is ps.Status.NO_FEASIBLE_FOUND
 
 
 # From the command line
@@ -238,7 +240,7 @@ REFUSED = {
     "no such command": ("prun", "prun"),
     "no such flag": (f"{S} --sede 1", "--sede"),
     "a flag without its value": (f"{S} --seed", "--seed"),
-    "a seed that is none": (f"{S} --seed one", "one"),
+    "a seed that is none": (f"{S} --seed one", "--seed"),
     "no out": (f"prune {NET} --data data.npz --keep 0.5", "--out"),
     # readers
     "missing file": ("solve instanc.npz", "no such file; did you mean instance.npz"),
@@ -310,7 +312,7 @@ REFUSED = {
     "formulation": (P.format(net=NET) + " --keep 0.5 --formulation l1", "l1-qubo"),
     "prune by": (f"prune {NET} --data data.npz --keep 0.5 --solver gready --out out", "greedy"),
     "layer": (P.format(net=NET) + " --keep 0.5 --layers conv1,iner", "did you mean 'inner'"),
-    "repair": (P.format(net=NET) + " --keep 0.5 --repair bm", "did you mean 'bn'"),
+    "repair": (P.format(net=NET) + " --keep 0.5 --repair bm", "Known: bn"),
     "refit": (P.format(net=NET) + " --keep 0.5 --refit lsq", "least-squares"),
     "device": (P.format(net=NET) + " --keep 0.5 --device cuba", "cuba"),
     "prune seed": (P.format(net=NET) + " --keep 0.5 --seed -2", "seed"),

@@ -242,7 +242,7 @@ def test_every_formulation_goes_the_whole_way(formulation):
     assert out.problem.meta["formulation"].startswith(type(ps.formulations.get(formulation)).__name__)
 
 
-@pytest.mark.parametrize("solver", ["greedy", FAST, ps.solvers.Greedy])
+@pytest.mark.parametrize("solver", ["auto", "greedy", FAST, ps.solvers.Greedy])
 def test_a_solver_by_name_by_options_or_by_class(solver):
     assert pruned(keep=0.5, solver=solver).result.feasible
 

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from prunesolve.problems import BinaryQuadratic, Blocks, Budget, Cardinality, GroupBounds, InvalidProblem, LowRank
-from prunesolve.solvers import Greedy, SwapAnnealing, SwapTabu, _kernels
+from prunesolve.solvers import SwapAnnealing, SwapTabu, _kernels
 from prunesolve.solvers._base import Run
 from prunesolve.solvers._descent import descend
 from prunesolve.solvers._search import Search
@@ -204,16 +205,16 @@ def test_the_length_of_a_call_changes_nothing(portion):
         assert np.array_equal(one, other)
 
 
-def test_two_of_four_patterns_are_kept():
+@pytest.mark.parametrize("solver", [SwapAnnealing(), SwapTabu()])
+def test_two_of_four_patterns_are_searched_to_the_optimum(solver):
     rng = np.random.default_rng(0)
-    n = 40
-    bounds = GroupBounds(np.arange(n) // 4, [2] * 10, [2] * 10)
-    problem = BinaryQuadratic(rng.normal(size=n), symmetric(rng, n), constraints=[bounds])
-    greedy = Greedy().solve(problem).objective
-    for solver in (SwapAnnealing(sweeps=300), SwapTabu(iterations=3000)):
-        result = solver.solve(problem)
-        assert np.array_equal(bounds.counts(result.solution), np.full(10, 2))
-        assert result.objective < greedy
+    bounds = GroupBounds(np.arange(20) // 4, [2] * 5, [2] * 5)
+    problem = BinaryQuadratic(rng.normal(size=20), symmetric(rng, 20), constraints=[bounds])
+    patterns = [p for p in itertools.product([False, True], repeat=4) if sum(p) == 2]
+    every = np.array(list(itertools.product(patterns, repeat=5))).reshape(-1, 20)
+    result = solver.solve(problem)
+    assert np.array_equal(bounds.counts(result.solution), [2] * 5)
+    assert result.objective == pytest.approx(problem.value(every).min(), abs=1e-9)
 
 
 def test_a_cold_cache_is_announced_once_and_a_warm_one_is_not(tmp_path):
@@ -224,8 +225,6 @@ def test_a_cold_cache_is_announced_once_and_a_warm_one_is_not(tmp_path):
         "prepare(BinaryQuadratic([1.0, 2.0]))\n"
         "prepare(BinaryQuadratic([1.0, 2.0, 3.0]))\n"
     )
-    import os
-
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     told = [
         subprocess.run(
@@ -251,3 +250,19 @@ def test_a_cache_folder_that_cannot_be_written_is_passed_over(tmp_path, monkeypa
     monkeypatch.setattr(_kernels, "_HERE", blocked)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert _kernels._folder("").parent == tmp_path / "home" / "prunesolve"
+
+
+def test_scipy_linalg_imports_as_ever_after_the_kernels():
+    script = (
+        "from prunesolve.problems import BinaryQuadratic\n"
+        "from prunesolve.solvers._descent import prepare\n"
+        "import numpy as np, sys\n"
+        "prepare(BinaryQuadratic([1.0, 2.0]))\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+        "import scipy.linalg\n"
+        "from scipy.linalg import cython_blas\n"
+        "assert scipy.linalg.det(np.eye(2)) == 1.0\n"
+        "import numba\n"
+        "assert numba.njit(lambda a: a @ a)(2 * np.eye(2))[0, 0] == 4.0\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
