@@ -66,10 +66,8 @@ def cifar_accuracy(network: torch.nn.Module, count: int) -> float:
     with np.load(models.SHARED / "cifar10_test.npz") as file:
         exact = np.flatnonzero(file["lossless"])[:count]
         images, labels = normalised(file["images"][exact]), torch.from_numpy(file["labels"][exact]).long()
-    right = sum(
-        int((network(x).argmax(1) == y).sum()) for x, y in zip(images.split(250), labels.split(250), strict=True)
-    )
-    return 100 * right / len(labels)
+    batches = zip(images.split(250), labels.split(250), strict=True)
+    return 100 * sum(int((network(x).argmax(1) == y).sum()) for x, y in batches) / len(labels)
 
 
 def denoising_calibration() -> list[tuple[Tensor, Tensor]]:
@@ -129,7 +127,7 @@ def variants(
     yield ps.recalibrate_batchnorm(copy.deepcopy(refitted), data)
 
 
-def table(name: str, images: int, methods: list[str], seconds: float) -> None:
+def table(name: str, images: int, methods: list[str], budgets: list[float], seconds: float) -> None:
     case = CASES[name]
     network, data = case.network(), case.statistics()
     began = time.perf_counter()
@@ -137,7 +135,7 @@ def table(name: str, images: int, methods: list[str], seconds: float) -> None:
     print(f"\n{name}: {stats.n} units, measured in {time.perf_counter() - began:.1f} s; ", end="")
     print(f"dense {case.score(network, images):.2f} {case.unit}")
     print(f"{'removed':<9}{'method':<16}{'mask':>8}{'+ bn':>8}{'+ refit':>9}{'+ both':>8}")
-    for removed in (0.20, 0.36, 0.50, 0.70):
+    for removed in budgets:
         for method in methods:
             selection = selections(stats, method, 1 - removed, seconds)
             scores = [case.score(v, images) for v in variants(case, network, data, selection)]
@@ -149,9 +147,8 @@ def removal_checks() -> None:
     """Every network's largest set of groups, half the units removed: masked equals removed."""
     shapes = {"resnet20": (2, 3, 32, 32), "resnet32": (2, 3, 32, 32), "densenet": (2, 3, 32, 32)}
     shapes |= {"dncnn": (1, 1, 48, 48), "dncnn_nobn": (1, 1, 48, 48), "mlp": (2, 1, 28, 28)}
-    print(
-        f"\n{'network':<12}{'groups':>7}{'units':>7}{'left out':>10}{'largest difference':>20}{'tolerance':>12}{'seconds':>9}"
-    )
+    heads = ("groups", "units", "left out", "largest difference", "tolerance", "seconds")
+    print(f"\n{'network':<12}" + "".join(f"{head:>20}" for head in heads))
     for name, shape in shapes.items():
         network, example = getattr(models, name)(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
         began = time.perf_counter()
@@ -163,11 +160,10 @@ def removal_checks() -> None:
         selection = ps.Selection(found.groups, keep)
         masked = ps.apply_masks(copy.deepcopy(network), ps.masks(selection, network))
         check = ps.verify(masked, ps.shrink(network, selection, example), example)
-        print(
-            f"{name:<12}{len(found.groups):>7}{units:>7}{len(found.excluded):>10}{check.largest_difference:>20.2e}",
-            end="",
-        )
-        print(f"{check.tolerance:>12.2e}{time.perf_counter() - began:>9.1f}", flush=True)
+        seconds = time.perf_counter() - began
+        told = (len(found.groups), units, len(found.excluded))
+        told += (f"{check.largest_difference:.2e}", f"{check.tolerance:.2e}", f"{seconds:.1f}")
+        print(f"{name:<12}" + "".join(f"{value:>20}" for value in told), flush=True)
 
 
 def main() -> None:
@@ -175,13 +171,15 @@ def main() -> None:
     parser.add_argument("--network", choices=[*CASES, "all", "none"], default="all")
     parser.add_argument("--images", type=int, default=2000, help="test images (ResNet-20)")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
+    parser.add_argument("--removed", default="0.2,0.36,0.5", help="comma-separated shares of the units")
     parser.add_argument("--seconds", type=float, default=1.0, help="solver time a selection")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     removal_checks()
+    budgets = [float(share) for share in asked.removed.split(",")]
     for name in CASES if asked.network == "all" else [] if asked.network == "none" else [asked.network]:
-        table(name, asked.images, asked.methods.split(","), asked.seconds)
+        table(name, asked.images, asked.methods.split(","), budgets, asked.seconds)
 
 
 if __name__ == "__main__":

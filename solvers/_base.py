@@ -474,7 +474,8 @@ class Solver(ABC):
         told = self._guarded(problem, run)
         # told before the bound, whose seconds are not the search's
         status, seconds = run.status(told), run.seconds
-        if bound and run.feasible and run.bound is None and status is not Status.OPTIMAL:
+        wanted = bound and run.bound is None and status is not Status.OPTIMAL
+        if wanted and run.feasible and "interrupted" not in run.details:
             self._bound(problem, run)
         return _result(self, run, status, seconds)
 

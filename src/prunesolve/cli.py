@@ -77,7 +77,10 @@ def demo(
 
     result = run_demo(task.value, out, seed=seed)
     Console().print(render(result))
-    print(f"report: {out / 'report.html'}")  # noqa: T201
+    say(
+        f"each removed network equals its masked one: largest difference {result.difference:.1e} over "
+        f"{len(result.rows)} selections\n{result.seconds:.0f} s; {result.report}, {result.table}"
+    )
 
 
 @app.command()
@@ -353,7 +356,9 @@ def existing(path: str | Path) -> Path:
     if not found.exists():
         beside = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
         close = difflib.get_close_matches(found.name, beside, n=1)
-        raise InvalidProblem(f"{found}: no such file" + (f"; did you mean {found.with_name(close[0])}?" if close else ""))
+        raise InvalidProblem(
+            f"{found}: no such file" + (f"; did you mean {found.with_name(close[0])}?" if close else "")
+        )
     return found
 
 

@@ -104,6 +104,11 @@ class DemoResult:
     table: Path
 
     @property
+    def difference(self) -> float:
+        """The largest difference between a masked network's outputs and its removed one's, of all selections."""
+        return max(row.difference for row in self.rows)
+
+    @property
     def best(self) -> tuple[Row, ...]:
         """For each method and budget the row of least objective, the first solver's where several reach it."""
         found: dict[tuple[str, float], Row] = {}
@@ -124,14 +129,14 @@ def run_demo(
     removed: Sequence[float] = REMOVED,
     race_seconds: float = 1.0,
 ) -> DemoResult:
-    """Prune the task's network by every method at every budget; write report.html and table.csv.
+    """Prune the task's network by every method at every budget; write report.html, metric.svg and table.csv.
 
     Parameters
     ----------
     task : {"classify", "denoise"}
         Handwritten digits or noisy photographs.
     out : path
-        Folder of the two files.
+        Folder of the files.
     seed : int
         Seed of every solver and of the units drawn at random.
     progress : bool, optional
@@ -177,6 +182,7 @@ def run_demo(
     )
     _write_table(result)
     _write_page(result)
+    _write_plot(result)
     return result
 
 
@@ -363,7 +369,6 @@ def _write_table(result: DemoResult) -> None:
 
 def _write_page(result: DemoResult) -> None:
     task = result.task
-    worst = max(row.difference for row in result.rows)
     write_report(
         result.report,
         f"What to keep of a trained network: {task.title.lower()}",
@@ -378,10 +383,16 @@ def _write_page(result: DemoResult) -> None:
             "units": f"{result.units:,}",
             "parameters": f"{result.params:,}",
             "multiply-adds a sample": f"{result.macs:,}",
-            "largest difference, masked against removed": f"{worst:.1e}",
+            "largest difference, masked against removed": f"{result.difference:.1e}",
             "seconds, everything": f"{result.seconds:.0f}",
         },
     )
+
+
+def _write_plot(result: DemoResult) -> None:
+    """metric.svg: the page's first figure, for use elsewhere."""
+    with whole_file(result.report.with_name("metric.svg")) as file:
+        file.write(_metric_figure(result).svg.encode())
 
 
 def _blocks(result: DemoResult) -> Iterator[Table | Figure | str]:

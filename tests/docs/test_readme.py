@@ -28,7 +28,9 @@ def commands(text):
     return [words[1:] for words in split if words[:1] == ["prunesolve"]]
 
 
-SECTIONS = [part for part in re.split(r"^(?=#+ )", README, flags=re.MULTILINE) if blocks(part, "python") or commands(part)]
+SECTIONS = [
+    part for part in re.split(r"^(?=#+ )", README, flags=re.MULTILINE) if blocks(part, "python") or commands(part)
+]
 
 
 def run(arguments, folder):

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Small(nn.Module):
-    """Two convolutions, a residual block and a head: 6 + 5 + 7 units in three groups, (batch, 1, 8, 8) -> (batch, 4)."""
+    """Two convolutions, a residual block, a head: 6 + 5 + 7 units in three groups; (batch, 1, 8, 8) -> (batch, 4)."""
 
     def __init__(self) -> None:
         super().__init__()

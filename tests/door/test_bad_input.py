@@ -201,7 +201,9 @@ def files(folder):
     (folder / "array.json").write_text("[1, 2]")
     (folder / "short.json").write_text(json.dumps({"solution": [0]}))
     np.savez(folder / "foreign.npz", x=np.arange(3))
-    np.savez(folder / "pickle.npz", format=np.array("prunesolve/1"), kind=np.array("binary-quadratic"), x=np.array([{}]))
+    np.savez(
+        folder / "pickle.npz", format=np.array("prunesolve/1"), kind=np.array("binary-quadratic"), x=np.array([{}])
+    )
     (folder / "raw.npz").write_bytes(pickle.dumps({"inputs": 1}))
     np.savez(folder / "no_targets.npz", inputs=examples()[0])
     np.savez(folder / "pickled_data.npz", inputs=np.array([{}], dtype=object), targets=np.zeros(1))
@@ -373,8 +375,7 @@ def test_a_result_for_another_model_is_refused(command, files):
     ps.formulations.L1Qubo().encode(stats(), keep=0.5).save(files / "i.npz")
     assert command("solve", "i.npz", "--solver", "greedy", "--out", "r.json").code == 0
     (files / "other_factory.py").write_text(
-        "from torch import nn\n"
-        "def trained(): return nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 3))\n"
+        "from torch import nn\ndef trained(): return nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 2, 3))\n"
     )
     told = command("apply", "other_factory:trained", "r.json", "-o", "out")
     assert told.code == 2

@@ -1,0 +1,57 @@
+"""docs/formats.md names every key that is written."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import prunesolve as ps
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+SECTIONS = {part.splitlines()[0]: part for part in re.split(r"^## ", TEXT, flags=re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("formats")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        inputs = torch.randn(16, 4)
+    out = ps.prune(net, [(inputs, torch.arange(16) % 3)], macs=0.6, solver="greedy")
+    out.save(folder)
+    out.statistics.save(folder / "stats.npz")
+    return folder
+
+
+def names(section):
+    """Words in code marks."""
+    return set(re.findall(r"`([^`]+)`", SECTIONS[section]))
+
+
+@pytest.mark.parametrize(("file", "section"), [("result.json", "Results: JSON"), ("report.json", "Reports: JSON")])
+def test_json_keys(written, file, section):
+    told = json.loads((written / file).read_text())
+    inner = [*told["removal"], *told["solver"], *told["steps"][0], *told["achieved"]] if file == "report.json" else []
+    assert {*told, *inner} - {"format", "kind"} <= names(section)
+
+
+@pytest.mark.parametrize(
+    ("file", "section"),
+    [
+        ("instance.npz", "Problems: `.npz`, kind `binary-quadratic`"),
+        ("stats.npz", "Statistics: `.npz`, kind `statistics`"),
+    ],
+)
+def test_arrays(written, file, section):
+    # {g} and the like stand for a number or a name
+    patterns = [re.sub(r"\\{\w\\}", r"\\w+", re.escape(name)) for name in names(section) | {"format", "kind"}]
+    with np.load(written / file) as arrays:
+        assert [name for name in arrays.files if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []

@@ -1,0 +1,199 @@
+"""Bounds hold: against enumeration, for every storage and mix of constraints, and where a diagonal claim is false."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import LinearConstraint, linprog, minimize
+from scipy.sparse import csr_array
+
+from prunesolve.problems import (
+    BinaryQuadratic,
+    Blocks,
+    Budget,
+    Cardinality,
+    GroupBounds,
+    InvalidProblem,
+    LowRank,
+    generators,
+)
+from prunesolve.solvers import bounds, testing
+from prunesolve.solvers.bounds import Polytope, Relaxation, convex_diagonal, lower_bound
+
+
+def optimum(problem):
+    x = (np.arange(2**problem.n)[:, None] >> np.arange(problem.n)) & 1 == 1
+    return float(problem.value(x[problem.is_feasible(x)]).min(initial=np.inf))
+
+
+@st.composite
+def problems(draw):
+    """Up to nine units, any storage, any mix of constraints that can be built."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(2, 9))
+    upper = np.triu(rng.normal(size=(n, n)), 1)
+    full = upper + upper.T
+    half = n // 2
+    quadratic = draw(
+        st.sampled_from(
+            [
+                full,
+                csr_array(full * (np.abs(full) > 0.7)),
+                Blocks([full[:half, :half], full[half:, half:]]),
+                LowRank(rng.normal(size=(n, 2))),
+                LowRank(rng.normal(size=(n, 2)), sign=-1),
+            ]
+        )
+    )
+    cost = rng.integers(1, 9, n).astype(float)
+    choices = {
+        "cardinality": [Cardinality(draw(st.integers(0, n)))],
+        "groups": [GroupBounds(rng.integers(-1, 2, n), [0, 0], [max(1, n // 3)] * 2)],
+        "budget": [Budget(cost, 0.6 * cost.sum())],
+        "bilinear": [Budget(cost, 0.7 * cost.sum(), np.abs(np.rint(full)))],
+    }
+    constraints = [c for kind in sorted(choices) if draw(st.booleans()) for c in choices[kind]]
+    scale = 10.0 ** draw(st.integers(-6, 6))
+    try:
+        problem = BinaryQuadratic(rng.normal(size=n), quadratic, offset=1.0, constraints=constraints)
+    except InvalidProblem:
+        problem = BinaryQuadratic(rng.normal(size=n), quadratic)
+    return scaled(problem, scale)
+
+
+def scaled(problem, scale):
+    matrix = problem.quadratic
+    if isinstance(matrix, Blocks):
+        matrix = Blocks([scale * block for block in matrix.blocks])
+    elif isinstance(matrix, LowRank):
+        matrix = LowRank(np.sqrt(scale) * matrix.F, sign=matrix.sign)
+    else:
+        matrix = scale * matrix
+    return problem.replace(linear=scale * problem.linear, quadratic=matrix, offset=scale * problem.offset)
+
+
+@given(problems(), st.integers(1, 60))
+@settings(max_examples=80)
+def test_the_bound_is_never_above_the_optimum_wherever_it_stops(problem, iterations):
+    best = optimum(problem)
+    assert lower_bound(problem, iterations=iterations) <= best
+
+
+@given(problems())
+@settings(max_examples=40)
+def test_the_shifted_matrix_is_positive_semidefinite(problem):
+    matrix = 0.5 * problem.couplings.dense() + np.diag(convex_diagonal(problem))
+    assert np.linalg.eigvalsh(matrix)[0] >= -1e-13 * np.abs(matrix).sum()
+
+
+@given(problems())
+@settings(max_examples=40)
+def test_the_relaxation_equals_the_problem_on_bits(problem):
+    relaxation = Relaxation.of(problem)
+    x = np.random.default_rng(0).random(problem.n) < 0.5
+    y = x.astype(float)
+    assert relaxation.value(y, relaxation.product(y)) == pytest.approx(
+        problem.value(x), rel=1e-9, abs=1e-9 * abs(problem.linear).max()
+    )
+
+
+def test_every_example_of_the_battery_is_bounded():
+    for name, example in testing.examples().items():
+        assert lower_bound(example.problem, iterations=300) <= testing._optimum(example), name
+
+
+def test_a_linear_problem_is_bounded_by_its_linear_programme():
+    rng = np.random.default_rng(3)
+    n = 30
+    group = np.arange(n) % 5
+    cost = rng.uniform(1, 5, n)
+    problem = BinaryQuadratic(
+        rng.normal(size=n), constraints=[Cardinality(12), GroupBounds(group, [1] * 5, [3] * 5), Budget(cost, 30.0)]
+    )
+    members = (group == np.arange(5)[:, None]).astype(float)
+    solved = linprog(
+        problem.linear,
+        A_ub=np.vstack([members, -members, cost]),
+        b_ub=np.concatenate([np.full(5, 3.0), np.full(5, -1.0), [30.0]]),
+        A_eq=np.ones((1, n)),
+        b_eq=[12],
+        bounds=(0, 1),
+    )
+    assert lower_bound(problem) == pytest.approx(solved.fun, abs=1e-6)
+
+
+def test_it_converges_to_the_relaxed_optimum_that_scipy_finds():
+    problem = generators.pruning(24, keep=0.5, layers=2, rank=4, seed=1)
+    relaxation = Relaxation.of(problem)
+    solved = minimize(
+        lambda y: relaxation.value(y, relaxation.product(y)),
+        np.full(24, 0.5),
+        jac=lambda y: relaxation.gradient(relaxation.product(y)),
+        bounds=[(0, 1)] * 24,
+        constraints=[LinearConstraint(np.ones(24), problem.k, problem.k)],
+        method="SLSQP",
+        options={"maxiter": 500, "ftol": 1e-13},
+    )
+    assert lower_bound(problem) == pytest.approx(solved.fun, rel=1e-5)
+
+
+def test_a_true_diagonal_makes_it_tighter():
+    problem = generators.pruning(64, keep=0.5, rank=4, seed=0)
+    assert problem.diagonal is not None
+    assert lower_bound(problem) > lower_bound(problem.replace(diagonal=None)) + 1e-3
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 0.999999, -3.0])
+def test_a_false_diagonal_never_lifts_it_above_the_optimum(factor):
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(10, 3))
+    gram = factors @ factors.T
+    couplings = 2 * (gram - np.diag(np.diag(gram)))
+    problem = BinaryQuadratic(
+        rng.normal(size=10), couplings, constraints=[Cardinality(5)], diagonal=factor * np.diag(gram)
+    )
+    assert lower_bound(problem) <= optimum(problem)
+
+
+def test_blocks_are_shifted_each_by_its_own_eigenvalue():
+    rng = np.random.default_rng(0)
+    weak, strong = (scale * np.triu(rng.normal(size=(6, 6)), 1) for scale in (0.01, 10.0))
+    problem = BinaryQuadratic(np.zeros(12), Blocks([weak + weak.T, strong + strong.T]))
+    d = convex_diagonal(problem)
+    assert d[:6].max() < 0.1 < d[6:].min()
+
+
+def test_a_block_too_large_for_eigenvalues_is_made_dominant(monkeypatch):
+    monkeypatch.setattr(bounds, "_LARGEST_EIGEN", 4)
+    for storage in (lambda m: m, csr_array, lambda m: Blocks([m])):
+        upper = np.triu(np.random.default_rng(0).normal(size=(8, 8)), 1)
+        problem = BinaryQuadratic(np.ones(8), storage(upper + upper.T))
+        d = convex_diagonal(problem)
+        assert (d >= 0.5 * np.abs(upper + upper.T).sum(axis=1)).all()
+        assert lower_bound(problem) <= optimum(problem)
+
+
+def test_nothing_below_an_empty_polytope():
+    problem = testing._contradiction()
+    assert all(np.isinf(lower_bound(p)) or lower_bound(p) <= optimum(p) for p in (problem,))
+    assert lower_bound(BinaryQuadratic([], offset=2.0)) == pytest.approx(2.0)
+
+
+@given(problems(), st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_the_linear_minimum_over_a_face_is_below_every_selection_on_it(problem, seed):
+    rng = np.random.default_rng(seed)
+    g = rng.normal(size=problem.n)
+    fixed = rng.choice([-1, -1, 0, 1], problem.n).astype(np.int8)
+    x = (np.arange(2**problem.n)[:, None] >> np.arange(problem.n)) & 1 == 1
+    on_face = x[problem.is_feasible(x) & ((x == fixed) | (fixed < 0)).all(axis=1)]
+    for polytope in Polytope.all_of(problem):
+        found = polytope.minimise(g, fixed)
+        if found is None:
+            assert not len(on_face)
+        elif len(on_face):
+            s, value = found
+            assert value <= (on_face @ g).min() + 1e-9
+            assert ((s == fixed) | (fixed < 0)).all()
