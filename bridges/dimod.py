@@ -80,8 +80,7 @@ class DimodSampler(Solver):
         _descent.prepare(problem)
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> None:
-        rounds = self.bisections if problem.constraints else 1
-        _capacity.search(problem, run, self._sampling(problem, run), rounds)
+        _capacity.search(problem, run, self._sampling(problem, run), self.bisections)
 
     def _sampling(self, problem: BinaryQuadratic, run: Run) -> _capacity.Sample:
         """Sample f(x) + field.x; the BQM is built once and only its linear biases change."""

@@ -80,6 +80,8 @@ class Interrupt:
 def search(problem: BinaryQuadratic, run: Run, sample: Sample, bisections: int) -> None:
     """Offer what the sampler finds, steered to the constraints in at most `bisections` rounds.
 
+    Without constraints the best of one sample is all: nothing to steer, and the sampler's own merit is left to show.
+
     Parameters
     ----------
     problem : BinaryQuadratic
@@ -91,6 +93,9 @@ def search(problem: BinaryQuadratic, run: Run, sample: Sample, bisections: int) 
     bisections : int
         Most rounds.
     """
+    if not problem.constraints:
+        _offer_best(problem, run, sample(np.zeros(problem.n)))
+        return
     if run.start is not None:
         run.offer(descend(problem, run.start, lambda: run.halted))
     gauges = _gauges(problem)

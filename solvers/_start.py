@@ -235,15 +235,22 @@ def feasible_start(
     def go_on() -> bool:
         return not should_stop()
 
-    for attempt in range(8):
-        ledger = Ledger(problem, np.zeros(problem.n, dtype=bool))
-        if attempt == 0:
-            forward(ledger, go_on)
-        else:
-            ledger = Ledger(problem, rng.random(problem.n) < 0.5 / attempt)
+    greedy = []
+    for build, full in ((forward, False), (backward, True)):
+        ledger = Ledger(problem, np.full(problem.n, full))
+        build(ledger, go_on)
+        repair(ledger, rng, go_on)
+        if problem.is_feasible(ledger.x):
+            greedy.append(ledger.x)
+        if should_stop():
+            break
+    if greedy:
+        return min(greedy, key=problem.value)
+    for attempt in range(1, 8):
+        if should_stop():
+            return None
+        ledger = Ledger(problem, rng.random(problem.n) < 0.5 / attempt)
         repair(ledger, rng, go_on)
         if problem.is_feasible(ledger.x):
             return ledger.x
-        if should_stop():
-            return None
     return None

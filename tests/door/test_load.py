@@ -72,10 +72,10 @@ def test_one_of_several_instances_in_a_file(tmp_path):
     [
         ("foreign.npz", b"no zip at all", "expected a problem or statistics that prunesolve wrote, got a truncated"),
         ("empty.npz", b"", "got a truncated or foreign file"),
-        ("result.json", b'{"answer": 42}', "expected a result that prunesolve wrote"),
-        ("list.json", b"[1, 2]", "expected a result that prunesolve wrote"),
-        ("broken.json", b'{"answer": ', "expected a result that prunesolve wrote"),
-        ("binary.json", b"\xff\xfe\x00", "expected a result that prunesolve wrote"),
+        ("result.json", b'{"answer": 42}', "expected a result, report or widths that prunesolve wrote"),
+        ("list.json", b"[1, 2]", "expected a result, report or widths that prunesolve wrote"),
+        ("broken.json", b'{"answer": ', "expected a result, report or widths that prunesolve wrote"),
+        ("binary.json", b"\xff\xfe\x00", "expected a result, report or widths that prunesolve wrote"),
         ("notes.txt", b"dear diary\n", "notes.txt"),
     ],
 )
