@@ -13,6 +13,8 @@ whose text gives no equations.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,22 +59,41 @@ class _Gauge:
 
 
 class Interrupt:
-    """`should_stop` for a C sampler, which would swallow Ctrl-C: it is kept here and raised afterwards."""
+    """`should_stop` for a compiled sampler.
+
+    An exception that reaches compiled code is lost there, so Ctrl-C is held back until the sampler has returned, and
+    so is whatever `should_stop` raised.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._caught: BaseException | None = None
+        self._handler: Any = None
+        self._pressed: Any = None  # the signal and its frame
+
+    def __enter__(self) -> Interrupt:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            self._handler = handler
+            signal.signal(signal.SIGINT, self._hold)
+        return self
+
+    def _hold(self, *pressed: Any) -> None:
+        self._pressed = pressed
 
     def __call__(self) -> bool:
         """Whether the sampler should stop."""
         try:
-            return self._run.should_stop()
+            return self._pressed is not None or self._run.should_stop()
         except BaseException as error:  # noqa: BLE001
             self._caught = error
             return True
 
-    def raise_again(self) -> None:
-        """Raise what was caught."""
+    def __exit__(self, *raised: Any) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+        if self._pressed is not None:
+            self._handler(*self._pressed)
         if self._caught is not None:
             raise self._caught
 

@@ -65,12 +65,14 @@ def lower_bound(problem: BinaryQuadratic, *, seconds: float = 10.0, iterations: 
     free = np.full(problem.n, -1, dtype=np.int8)
     best = -np.inf
     for polytope in polytopes:
-        until = time.perf_counter() + seconds / len(polytopes)
-        found = frank_wolfe(
-            relaxation, polytope, free, iterations=iterations, stop=lambda until=until: time.perf_counter() > until
-        )
-        best = max(best, found.bound)
+        stop = _after(seconds / len(polytopes))
+        best = max(best, frank_wolfe(relaxation, polytope, free, iterations=iterations, stop=stop).bound)
     return float(best)
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    until = time.perf_counter() + seconds
+    return lambda: time.perf_counter() > until
 
 
 @dataclass(frozen=True)

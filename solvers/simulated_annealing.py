@@ -82,18 +82,17 @@ class SimulatedAnnealing(Solver):
                 spin.set_linear(i, bias)
             states = run.rng.choice(np.array([-1, 1], dtype=np.int8), size=(reads, problem.n))
             for part in betas:
-                stop = _capacity.Interrupt(run)
-                found = sampler.sample(
-                    spin,
-                    initial_states=(states, range(problem.n)),
-                    num_reads=reads,
-                    beta_schedule=part,
-                    beta_schedule_type="custom",
-                    num_sweeps=None,
-                    seed=int(run.rng.integers(2**31)),
-                    interrupt_function=stop,
-                )
-                stop.raise_again()
+                with _capacity.Interrupt(run) as stop:
+                    found = sampler.sample(
+                        spin,
+                        initial_states=(states, range(problem.n)),
+                        num_reads=reads,
+                        beta_schedule=part,
+                        beta_schedule_type="custom",
+                        num_sweeps=None,
+                        seed=int(run.rng.integers(2**31)),
+                        interrupt_function=stop,
+                    )
                 run.count(reads * len(part))
                 if len(found) < reads or run.should_stop():
                     # what is annealed so far is a fair start for the finish
@@ -116,7 +115,7 @@ class SimulatedAnnealing(Solver):
 
 
 def _schedule(problem: BinaryQuadratic, sweeps: int) -> Any:
-    """(sweeps,) geometric, from where the strongest unit flips freely to where the typical bias is frozen.
+    """(sweeps,) geometric, from where the strongest unit flips freely to where a mean bias is frozen.
 
     The sampler's own default ends at the smallest coupling, which for real-valued couplings is next to nothing and
     spends most of the schedule frozen.
@@ -125,7 +124,7 @@ def _schedule(problem: BinaryQuadratic, sweeps: int) -> Any:
     strong = float(reach.max())
     typical = float(np.median(reach[reach > 0])) if strong > 0 else 1.0
     hot = math.log(2) / max(strong, 1e-300)
-    cold = math.log(100.0) * math.sqrt(problem.n) / typical
+    cold = math.log(100.0) * problem.n / typical
     return np.geomspace(hot, max(cold, hot), sweeps) if sweeps > 1 else np.array([cold])
 
 

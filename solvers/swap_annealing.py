@@ -12,6 +12,7 @@ from prunesolve.problems import BinaryQuadratic, InvalidProblem
 from . import _kernels
 from ._base import Run, Solver, Status
 from ._search import Search
+from .swap_tabu import tenures
 
 _SHORTEST = 32  # sweeps of the first three annealings under a time limit; every later three are twice as long
 _HOTTEST = (4.0, 30.0)  # how much hotter a repeated annealing may begin and end; instances differ in what they like
@@ -57,6 +58,7 @@ class SwapAnnealing(Solver):
     restarts: int = 4
     t_start: float = 0.1
     t_end: float = 0.001
+    quench: float = 4.0
 
     name: ClassVar[str] = "swap-annealing"
 
@@ -83,10 +85,20 @@ class SwapAnnealing(Solver):
             search.heat(start * scale, (end / start) ** (1 / max(1, sweeps - 1)), sweeps)
             while search.unfinished and not run.should_stop():
                 search.anneal()
+            search.offer()
             if run.should_stop():
                 break
+            if self.quench:
+                self._quench(problem, run, search, int(self.quench * sweeps))
         search.offer()
         return None
+
+    def _quench(self, problem: BinaryQuadratic, run: Run, search: Search, steps: int) -> None:
+        """Tabu search from where an annealing ended; the next annealing goes on from there all the same."""
+        short = Search(problem, run, search.state.x, search.view)
+        while steps > 0 and not run.should_stop():
+            steps -= short.tabu(tenures(problem), 2**62, steps)
+        short.offer()
 
     def _lengths(self, n: int, run: Run) -> Iterator[int]:
         """Sweeps of each annealing."""

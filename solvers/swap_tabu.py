@@ -66,7 +66,7 @@ class SwapTabu(Solver):
         search = Search.begin(problem, run)
         if search is None:
             return None
-        tenure = self._tenures(problem)
+        tenure = tenures(problem, self.tenure)
         patience = 1000 + 10 * problem.n
         left = self.iterations if run.time_limit is None and run.evaluation_limit is None else 2**62
         search.reprice()
@@ -78,16 +78,18 @@ class SwapTabu(Solver):
         search.offer()
         return None
 
-    def _tenures(self, problem: BinaryQuadratic) -> tuple[int, int]:
-        """Steps for a unit just added and for one just dropped."""
-        dropped = self.tenure if self.tenure is not None else 10 + problem.n // 100
-        if problem.k is not None:
-            # more than the units there are would leave no move
-            kept, free = problem.k, problem.n - problem.k
-            return min(dropped // 2, kept // 3), min(dropped, free // 3)
-        return min(dropped, problem.n // 3), min(dropped, problem.n // 3)
-
     def _strength(self, problem: BinaryQuadratic, run: Run) -> int:
         """Random moves after a stagnation."""
         movable = problem.n if problem.k is None else min(problem.k, problem.n - problem.k)
         return 3 + int(run.rng.integers(0, max(1, movable // 4)))
+
+
+def tenures(problem: BinaryQuadratic, dropped: int | None = None) -> tuple[int, int]:
+    """Steps for which a unit just added and one just dropped stay as they are."""
+    if dropped is None:
+        dropped = 10 + problem.n // 100
+    if problem.k is not None:
+        # more than the units there are would leave no move
+        kept, free = problem.k, problem.n - problem.k
+        return min(dropped // 2, kept // 3), min(dropped, free // 3)
+    return min(dropped, problem.n // 3), min(dropped, problem.n // 3)

@@ -7,8 +7,10 @@ Exit codes: 0 ok, 1 no feasible solution, 2 bad input (one line, no traceback), 
 from __future__ import annotations
 
 import ast
+import atexit
 import difflib
 import enum
+import gc
 import importlib
 import importlib.util
 import json
@@ -574,6 +576,10 @@ def finish(result: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `prunesolve` command."""
+    if arguments is None:
+        # collections while numba and torch load, and at exit, find nothing: a third of a short command's time
+        gc.set_threshold(200_000, 20, 100)
+        atexit.register(gc.freeze)
     logging.basicConfig(format="prunesolve: %(message)s", stream=sys.stderr, level=logging.WARNING)
     try:
         # typer itself turns Ctrl-C into the code 130, its older versions into an Abort

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import signal
+from contextlib import suppress
 from itertools import product
 
 import dimod
@@ -149,10 +151,8 @@ def test_ctrl_c_within_a_call_is_not_swallowed(monkeypatch):
         """As dwave-samplers: what the interrupt function raises never leaves the compiled code."""
 
         def sample(self, bqm, *, interrupt_function):
-            try:
+            with suppress(KeyboardInterrupt):
                 interrupt_function()
-            except KeyboardInterrupt:
-                pass
             return super().sample(bqm)
 
     asked = iter(range(100))
@@ -168,6 +168,25 @@ def test_ctrl_c_within_a_call_is_not_swallowed(monkeypatch):
     assert result.status is Status.STOPPED
     assert result.details["interrupted"] is True
     assert len(sampler.bqms) == 2
+
+
+def test_a_signal_within_compiled_code_is_not_lost():
+    class Deaf(Recorder):
+        """Ctrl-C arrives while the sampler runs, whose compiled code drops exceptions."""
+
+        def sample(self, bqm, *, interrupt_function):
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            self.told_to_stop = interrupt_function()
+            return super().sample(bqm)
+
+    before = signal.getsignal(signal.SIGINT)
+    sampler = Deaf("interrupt_function")
+    result = DimodSampler(sampler).solve(problem_of(9, Cardinality(3)))
+    assert sampler.told_to_stop
+    assert result.details["interrupted"] is True
+    assert len(sampler.bqms) == 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_sampler_that_answers_nothing_is_no_crash():

@@ -338,6 +338,7 @@ main({arguments})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send")
 def test_ctrl_c_in_solve_prints_the_incumbent(folder):
     rng = np.random.default_rng(0)
@@ -353,6 +354,7 @@ def test_ctrl_c_in_solve_prints_the_incumbent(folder):
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send")
 def test_ctrl_c_while_pruning_is_one_line_and_no_folder(folder):
     (folder / "slow_factory.py").write_text(

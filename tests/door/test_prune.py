@@ -253,6 +253,7 @@ def test_layers_name_whose_outputs_may_go():
     assert (out.model.inner.out_channels, out.model.outer.in_channels, out.model.conv1.out_channels) == (3, 3, 6)
 
 
+@pytest.mark.slow
 def test_refit_lowers_the_error_of_what_the_next_layers_read():
     network, data = load_network("classify"), demo_task("classify").data().calibration[0]
     data = [(data[0][:120], data[1][:120])]
@@ -276,6 +277,7 @@ def test_batchnorm_repair_changes_the_running_statistics_alone():
 # Repeating
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_masks_twice_and_in_a_fresh_process():
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -347,6 +349,7 @@ def test_a_save_that_fails_half_way_leaves_the_folder_as_it_was(tmp_path, monkey
     assert [(p.name, p.read_text()) for p in (tmp_path / "present").iterdir()] == [("result.json", "older")]
 
 
+@pytest.mark.slow
 def test_the_smaller_model_loads_without_prunesolve(tmp_path):
     out = halved()
     out.save(tmp_path)
