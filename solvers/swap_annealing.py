@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count, repeat
 from typing import ClassVar
 
-from prunesolve.problems import BinaryQuadratic, InvalidProblem
+from prunesolve.problems import BinaryQuadratic, Budget, InvalidProblem
 
 from . import _kernels
 from ._base import Run, Solver, Status
@@ -29,6 +29,9 @@ class SwapAnnealing(Solver):
     Under a budget moves are compared at a random share of its break-even price, or a full budget would freeze them.
     An evaluation is one proposal, a sweep n of them.
 
+    Without a budget each annealing is followed by a short tabu search from where it ended: a cold annealing mostly
+    proposes moves that it refuses, tabu search walks through the last local optima.
+
     Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a
     time limit alone: annealings of growing length until the time is over.
 
@@ -40,6 +43,8 @@ class SwapAnnealing(Solver):
         Annealings; the first begins at the start or the greedy selection, the others where the last one ended.
     t_start, t_end : float
         Temperatures in mean absolute changes.
+    quench : float
+        Steps of tabu search after an annealing, in multiples of its sweeps; a step counts as one evaluation.
 
     Reference
     ---------
@@ -58,19 +63,21 @@ class SwapAnnealing(Solver):
     restarts: int = 4
     t_start: float = 0.1
     t_end: float = 0.001
-    quench: float = 4.0
+    quench: float = 16.0
 
     name: ClassVar[str] = "swap-annealing"
 
     def __post_init__(self) -> None:
         if not (self.sweeps >= 1 and self.restarts >= 1):
             raise InvalidProblem(f"sweeps, restarts: expected counts >= 1, got {self.sweeps} and {self.restarts}")
+        if not self.quench >= 0:
+            raise InvalidProblem(f"quench: expected a number >= 0, got {self.quench}")
         if not self.t_start >= self.t_end > 0:
             raise InvalidProblem(f"t_start, t_end: expected t_start >= t_end > 0, got {self.t_start} and {self.t_end}")
 
     def _prepare(self, problem: BinaryQuadratic) -> None:
         with _kernels.telling(f"{_kernels.kind(problem)} annealing"):
-            few = SwapAnnealing(sweeps=1, restarts=1)
+            few = SwapAnnealing(sweeps=1, restarts=1, quench=self.quench)
             few._search(_kernels.tiny(problem), Run(_kernels.tiny(problem), seed=0))
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
@@ -78,6 +85,10 @@ class SwapAnnealing(Solver):
         if search is None:
             return None
         scale = search.mean_change()
+        # under a budget the time is better spent on annealings at other prices
+        quench = 0.0 if problem.of_kind(Budget) else self.quench
+        # tabu search scans all fields at every step, which factors would have to be multiplied out for
+        fields = _kernels.view(problem) if quench else search.view
         for annealing, sweeps in enumerate(self._lengths(problem.n, run)):
             hotter = run.rng.random() if annealing else 0.0
             start, end = self.t_start * _HOTTEST[0] ** hotter, self.t_end * _HOTTEST[1] ** hotter
@@ -88,17 +99,15 @@ class SwapAnnealing(Solver):
             search.offer()
             if run.should_stop():
                 break
-            if self.quench:
-                self._quench(problem, run, search, int(self.quench * sweeps))
+            self._quench(Search(problem, run, search.state.x, fields), int(quench * sweeps))
         search.offer()
         return None
 
-    def _quench(self, problem: BinaryQuadratic, run: Run, search: Search, steps: int) -> None:
+    def _quench(self, search: Search, steps: int) -> None:
         """Tabu search from where an annealing ended; the next annealing goes on from there all the same."""
-        short = Search(problem, run, search.state.x, search.view)
-        while steps > 0 and not run.should_stop():
-            steps -= short.tabu(tenures(problem), 2**62, steps)
-        short.offer()
+        while steps > 0 and not search.run.should_stop():
+            steps -= search.tabu(tenures(search.problem), 2**62, steps)
+        search.offer()
 
     def _lengths(self, n: int, run: Run) -> Iterator[int]:
         """Sweeps of each annealing."""

@@ -425,7 +425,7 @@ def _check_trivial(solver: Solver) -> None:
 def _check_repeats(solver: Solver) -> None:
     """The same seed gives the same answer, from an equal solver too."""
     problems: list[tuple[str, BinaryQuadratic, int | None]]
-    problems = [(name, example.problem, None) for name, example in _few_for(solver).items()]
+    problems = [(name, example.problem, None) for name, example in [*_few_for(solver).items()][::2]]
     problems += [(name, problem, 300) for name, problem in _tried(solver, 40).items()]
     for name, problem, limit in problems:
         run = partial(_told_by, problem, seed=7, evaluation_limit=limit)
@@ -487,7 +487,7 @@ def _seconds(solver: Solver, problem: BinaryQuadratic) -> float:
 
 def _check_ending(solver: Solver) -> None:
     """Without limits it ends by itself."""
-    for example in _few_for(solver).values():
+    for example in [*_few_for(solver).values()][1::2]:
         _watched(solver, example.problem)
 
 
