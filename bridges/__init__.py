@@ -1,0 +1,1 @@
+"""The border to other libraries: the only place where torch modules and dimod samplers are spoken to."""
