@@ -6,17 +6,13 @@ Third parties register theirs under the entry-point group `prunesolve.solvers`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from prunesolve.problems import InvalidProblem, unknown
-from prunesolve.problems._errors import check_options
+from prunesolve.problems import InvalidProblem
+from prunesolve.problems._registry import Registry
 
 if TYPE_CHECKING:
     from ._base import Solver
-
-ENTRY_POINTS = "prunesolve.solvers"
 
 # name: (module, class, what it is in a sentence)
 _TABLE = {
@@ -33,33 +29,23 @@ _TABLE = {
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }
-_BASE = ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent", "Front")
-_CLASSES = {class_name: module for module, class_name, _ in _TABLE.values()}
+_REGISTRY = Registry(
+    "solver", __name__, _TABLE, ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent", "Front")
+)
 
-__all__ = ["all", "available", "get", *_BASE, *_CLASSES]
+__all__ = ["all", "available", "solver_class", "get", "names", "summaries", *_REGISTRY.homes]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _BASE:
-        return getattr(import_module("._base", __name__), name)
-    if name in _CLASSES:
-        return getattr(import_module(f".{_CLASSES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _registered() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in _TABLE}
+__getattr__ = _REGISTRY.attribute
 
 
 def names() -> list[str]:
     """Names of all solvers, third parties' included, without loading one."""
-    return [*_TABLE, *sorted(_registered())]
+    return _REGISTRY.names()
 
 
 def summaries() -> dict[str, str]:
-    """{name: a sentence} of all solvers, without loading one; third parties' say where they come from."""
-    own = {name: sentence for name, (_, _, sentence) in _TABLE.items()}
-    return own | {name: f"From {point.value}." for name, point in sorted(_registered().items())}
+    """{name: a sentence} of all solvers, without loading one."""
+    return _REGISTRY.summaries()
 
 
 def solver_class(name: str) -> type[Solver]:
@@ -70,13 +56,7 @@ def solver_class(name: str) -> type[Solver]:
     InvalidProblem
         If there is no such solver; the message suggests the nearest.
     """
-    if name in _TABLE:
-        module, class_name, _ = _TABLE[name]
-        return getattr(import_module(f".{module}", __name__), class_name)
-    registered = _registered()
-    if name not in registered:
-        raise unknown("solver", name, [*_TABLE, *registered])
-    return registered[name].load()
+    return _REGISTRY.class_of(name)
 
 
 def get(name: str, **options: Any) -> Solver:
@@ -92,21 +72,24 @@ def get(name: str, **options: Any) -> Solver:
     >>> get("greedy")
     Greedy(direction='both')
     """
-    cls = solver_class(name)
-    check_options(name, options, cls.options())
-    try:
-        return cls(**options)
-    except (TypeError, ValueError) as error:
-        raise InvalidProblem(f"{name}: {error}") from None
+    found: Solver = _REGISTRY.get(name, options)
+    return found
 
 
 def all() -> list[type[Solver]]:  # noqa: A001  (reads as solvers.all())
     """Every solver class of the library."""
-    return [solver_class(name) for name in _TABLE]
+    return _REGISTRY.all()
 
 
 def available(problem: Any = None) -> list[str]:
-    """Names of the solvers, or of those that take `problem` as it is."""
-    if problem is None:
-        return names()
-    return [name for name in names() if solver_class(name)().refuse(problem) is None]
+    """Names of the solvers, or of those that load and take `problem` as it is."""
+    return names() if problem is None else [name for name in names() if _takes(name, problem)]
+
+
+def _takes(name: str, problem: Any) -> bool:
+    try:
+        solver = get(name)
+    except InvalidProblem:
+        # a third party's package that does not load must not hide the others
+        return False
+    return solver.refuse(problem) is None
