@@ -163,7 +163,7 @@ def test_demo_end_to_end(task, tmp_path):
     assert list(result.references) == (["dense", "noisy input"] if task == "denoise" else ["dense"])
     assert all(run.feasible for run in result.anytime.values())
     assert result.report.stat().st_size > 20_000
-    assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["report.html", "table.csv"]
+    assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["metric.svg", "report.html", "table.csv"]
 
 
 @pytest.mark.slow
