@@ -20,6 +20,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/proofs.py
 	$(BIN)/python benchmarks/instances.py
 	$(BIN)/python benchmarks/networks.py
 

@@ -372,6 +372,9 @@ class Run:
         told = Incumbent(self.seconds, self.evaluations, objective, self.bound, self.best)
         try:
             self.stopped = bool(self._callback(told)) or self.stopped
+        except _CallbackRaised:
+            # this run's callback passes on to another run, whose own callback raised
+            raise
         except Exception as error:
             raise _CallbackRaised from error
 

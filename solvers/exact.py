@@ -13,12 +13,13 @@ import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, InvalidProblem
 
-from ._base import Run, Solver, Status
+from ._base import Incumbent, Run, Solver, Status
 from .bounds import Polytope, Relaxation, Relaxed, frank_wolfe
 
 _TOLERANCE = 1e-9  # relative; a solution better by less than this counts as the same
 _CHUNK = 1 << 13  # selections valued at once
 _LEAF = 10  # free units below which a node is enumerated
+_PROPOSALS = 400  # of the annealing that finds the first incumbent, for each unit
 _WARM = 20_000  # open nodes above which their starting points are no longer kept
 
 
@@ -116,11 +117,15 @@ def _first_incumbent(problem: BinaryQuadratic, run: Run) -> None:
     """A short annealing on a run of its own, so that its proposals do not count as nodes."""
     from .swap_annealing import SwapAnnealing
 
-    inner = Run(problem, seed=run.seed, time_limit=None if math.isinf(run.remaining) else run.remaining / 4)
+    def pass_on(found: Incumbent) -> bool:
+        run.offer(found.solution)
+        return run.should_stop()
+
+    limit = None if math.isinf(run.remaining) else run.remaining / 4
+    # the evaluation limit ends it: under a time limit alone an annealing uses all the time there is
+    inner = Run(problem, seed=run.seed, time_limit=limit, evaluation_limit=_PROPOSALS * problem.n, callback=pass_on)
     inner.start = run.start
-    SwapAnnealing(sweeps=200, restarts=1)._search(problem, inner)
-    if inner.feasible:
-        run.offer(inner.best)
+    SwapAnnealing(restarts=1)._search(problem, inner)
 
 
 class _Node(NamedTuple):
