@@ -12,6 +12,8 @@ from torch.utils import _pytree
 
 from prunesolve.problems import InvalidProblem
 
+_DENSE = "the model"
+
 
 def as_inputs(model: nn.Module, example: Any) -> tuple[torch.Tensor, ...]:
     """The example as the model's positional arguments, on the model's device."""
@@ -69,7 +71,7 @@ def _full_precision() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
-def run(model: nn.Module, inputs: tuple[torch.Tensor, ...], what: str = "the model") -> Any:
+def run(model: nn.Module, inputs: tuple[torch.Tensor, ...], what: str = _DENSE) -> Any:
     """The model's answer.
 
     Raises
@@ -81,9 +83,11 @@ def run(model: nn.Module, inputs: tuple[torch.Tensor, ...], what: str = "the mod
         return model(*inputs)
     except Exception as error:
         where = _failing_layer(model, error)
+        # a removed network that fails is our matter, not the caller's
+        advice = "; give inputs as in its training, or mend that layer" if what == _DENSE else ""
         raise InvalidProblem(
             f"{what} fails at {where} on the example of shape {[tuple(x.shape) for x in inputs]}: "
-            f"{type(error).__name__}: {_one_line(error)}"
+            f"{type(error).__name__}: {_one_line(error)}{advice}"
         ) from error
 
 

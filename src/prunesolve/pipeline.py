@@ -850,7 +850,9 @@ def _checked_choices(
     if allocation != "auto":
         raise unknown("allocation", str(allocation), ["auto"])
     if not isinstance(refit, bool):
-        raise unknown("refit", str(refit), ["True", "False"])
+        raise InvalidProblem(
+            f"refit: expected True (least squares) or False, got {refit!r}; no other refit is part of this version"
+        )
     steps: list[tuple[str, Callable[..., Any]]] = [("refit", _refit_step)] if refit else []
     for name in [repair] if isinstance(repair, str) else repair or ():
         if name not in _REPAIRS:
