@@ -34,6 +34,7 @@ METHODS: dict[str, Any] = {
     "fisher": Fisher(),
     "l1-qubo": L1Qubo(),
     "hybrid-qubo": HybridQubo(),
+    "hybrid, beta 0": HybridQubo(beta=0.0),
     "reconstruction": Reconstruction(),
 }
 
@@ -43,7 +44,7 @@ class Case(NamedTuple):
 
     network: Callable[[], torch.nn.Module]
     layers: list[str] | None
-    statistics: Callable[[], list[tuple[Tensor, Tensor]]]
+    statistics: Callable[[int], list[tuple[Tensor, Tensor]]]
     refit_batches: int
     score: Callable[[torch.nn.Module, int], float]
     unit: str
@@ -54,9 +55,9 @@ def normalised(images: np.ndarray) -> Tensor:
     return ((pixels - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
 
 
-def cifar_calibration() -> list[tuple[Tensor, Tensor]]:
+def cifar_calibration(draw: int = 0) -> list[tuple[Tensor, Tensor]]:
     with np.load(models.SHARED / "cifar10_train_5k.npz") as file:
-        chosen = np.random.default_rng(0).permutation(len(file["labels"]))[:1024]
+        chosen = np.random.default_rng(draw).permutation(len(file["labels"]))[:1024]
         images, labels = normalised(file["images"][chosen]), torch.from_numpy(file["labels"][chosen]).long()
     return list(zip(images.split(128), labels.split(128), strict=True))
 
@@ -70,8 +71,8 @@ def cifar_accuracy(network: torch.nn.Module, count: int) -> float:
     return 100 * sum(int((network(x).argmax(1) == y).sum()) for x, y in batches) / len(labels)
 
 
-def denoising_calibration() -> list[tuple[Tensor, Tensor]]:
-    rng = np.random.default_rng(0)
+def denoising_calibration(draw: int = 0) -> list[tuple[Tensor, Tensor]]:
+    rng = np.random.default_rng(draw)
     with np.load(models.SHARED / "bsd400_train.npz") as file:
         images = file["images"]
     crops = []
@@ -127,9 +128,9 @@ def variants(
     yield ps.recalibrate_batchnorm(copy.deepcopy(refitted), data)
 
 
-def table(name: str, images: int, methods: list[str], budgets: list[float], seconds: float) -> None:
+def table(name: str, images: int, methods: list[str], budgets: list[float], seconds: float, draw: int) -> None:
     case = CASES[name]
-    network, data = case.network(), case.statistics()
+    network, data = case.network(), case.statistics(draw)
     began = time.perf_counter()
     stats = ps.measure(network, data, layers=case.layers)
     print(f"\n{name}: {stats.n} units, measured in {time.perf_counter() - began:.1f} s; ", end="")
@@ -173,13 +174,14 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--removed", default="0.2,0.36,0.5", help="comma-separated shares of the units")
     parser.add_argument("--seconds", type=float, default=1.0, help="solver time a selection")
+    parser.add_argument("--draw", type=int, default=0, help="seed of the calibration draw")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     removal_checks()
     budgets = [float(share) for share in asked.removed.split(",")]
     for name in CASES if asked.network == "all" else [] if asked.network == "none" else [asked.network]:
-        table(name, asked.images, asked.methods.split(","), budgets, asked.seconds)
+        table(name, asked.images, asked.methods.split(","), budgets, asked.seconds, asked.draw)
 
 
 if __name__ == "__main__":
