@@ -34,7 +34,7 @@ METHODS: dict[str, Any] = {
     "fisher": Fisher(),
     "l1-qubo": L1Qubo(),
     "hybrid-qubo": HybridQubo(),
-    "hybrid, beta 0": HybridQubo(beta=0.0),
+    "hybrid beta=0": HybridQubo(beta=0.0),
     "reconstruction": Reconstruction(),
 }
 
