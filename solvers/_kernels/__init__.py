@@ -11,12 +11,10 @@ import hashlib
 import logging
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,31 +41,9 @@ def load(module: str) -> Any:
     """The kernel module of that name, its machine code taken from disk where it is there."""
     name = f"{__name__}.{module}"
     if name not in sys.modules:
-        _spare_scipy_linalg()
         with _cache_folder():
             import_module(name)
     return sys.modules[name]
-
-
-def _spare_scipy_linalg() -> None:
-    """Import the two extension modules that numba asks scipy.linalg for, without the package around them.
-
-    The package takes a third of the start of `prunesolve solve`, and no kernel uses it. It imports as ever afterwards.
-    """
-    if "scipy.linalg" in sys.modules or threading.active_count() > 1:
-        return
-    import scipy
-
-    package = ModuleType("scipy.linalg")
-    package.__path__ = [str(Path(scipy.__path__[0]) / "linalg")]
-    sys.modules["scipy.linalg"] = package
-    try:
-        import_module("scipy.linalg.cython_blas")
-        import_module("scipy.linalg.cython_lapack")
-    except ImportError:
-        pass
-    finally:
-        del sys.modules["scipy.linalg"]
 
 
 @contextmanager
