@@ -1,6 +1,7 @@
 """Prune real networks without fine-tuning: every method, every budget, equal calibration data.
 
-    python benchmarks/networks.py                          all networks, the tables and the removal checks
+    python benchmarks/networks.py                          all tables, the removal checks and two calls of ps.prune
+    python benchmarks/networks.py --network none           the checks and the two calls alone
     python benchmarks/networks.py --network resnet20 --images 9977
 
 Statistics come from training images only, scores from test images only. Columns: mask alone, + BatchNorm
@@ -167,9 +168,17 @@ def removal_checks() -> None:
         print(f"{name:<12}" + "".join(f"{value:>20}" for value in told), flush=True)
 
 
+def one_call() -> None:
+    """`ps.prune` with its defaults: half the units of ResNet-20, half the multiply-adds of DnCNN; then the score."""
+    for name, budget, images in (("resnet20", {"keep": 0.5}, 2000), ("dncnn", {"macs": 0.5}, 7)):
+        case = CASES[name]
+        out = ps.prune(case.network(), case.statistics(0)[:4], **budget, time_limit=2, seed=0)
+        print(f"\n{name}: scores {case.score(out.model, images):.2f} {case.unit}\n{out.report}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=[*CASES, "all", "none"], default="all")
+    parser.add_argument("--network", choices=[*CASES, "all", "none"], default="all", help="none: checks alone")
     parser.add_argument("--images", type=int, default=2000, help="test images (ResNet-20)")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--removed", default="0.2,0.36,0.5", help="comma-separated shares of the units")
@@ -178,7 +187,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    removal_checks()
+    if asked.network in ("all", "none"):
+        removal_checks()
+        one_call()
     budgets = [float(share) for share in asked.removed.split(",")]
     for name in CASES if asked.network == "all" else [] if asked.network == "none" else [asked.network]:
         table(name, asked.images, asked.methods.split(","), budgets, asked.seconds, asked.draw)
