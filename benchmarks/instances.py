@@ -2,7 +2,8 @@
 
     python benchmarks/instances.py --solver swap-annealing --time-limit 1 --kind mdp,ubqp,qkp
 
-Reads the folder ../shared/instances beside the checkout (its README says what the files hold). Objectives are printed
+Reads the folder ../shared/instances beside the checkout (its README says what the files hold); Palubeckis' p3000.1
+to 5, which are a seed and no file, are generated. Objectives are printed
 in the instance's own sense; `gap` is the shortfall from the best known value in percent; `seconds` is when the
 solver found its answer. The last lines count hits and name every miss.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from prunesolve import solvers
 from prunesolve.problems import BinaryQuadratic, Budget, Cardinality
+from prunesolve.problems.generators import palubeckis
 
 FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "instances"
 SPARSE_FROM = 0.1  # density below which couplings are stored as CSR
@@ -43,10 +45,13 @@ def instances(kinds: list[str], names: list[str]) -> Iterator[Instance]:
         if kinds and kind not in kinds or names and not any(part in name for part in names):
             continue
         file = FOLDER / facts.get("file", f"{name}.npz")
-        if not file.exists():
+        if file.exists():
+            with np.load(file) as arrays:
+                problem = READERS[kind](arrays, name.removeprefix("qkp_"))
+        elif "seed" in facts:
+            problem = palubeckis(facts["n"], facts["density"], facts["seed"])
+        else:
             continue
-        with np.load(file) as arrays:
-            problem = READERS[kind](arrays, name.removeprefix("qkp_"))
         yield Instance(name, problem, facts["best"], -1 if facts["kind"].endswith("_max") else 1)
 
 

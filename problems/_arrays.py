@@ -17,6 +17,9 @@ Indices = NDArray[np.int64]
 # relative difference that still counts as rounding between J and its transpose
 SYMMETRY = 1e-9
 
+# what numbers may add up to: searches sum a thousand changes, and that must stay within the float64 range (1.8e308)
+LARGEST = 1e304
+
 
 def floats(name: str, values: Any, shape: tuple[int | None, ...]) -> Floats:
     """A read-only float64 copy of `values`, finite and of `shape` (None = any length).
@@ -48,10 +51,12 @@ def number(name: str, value: Any) -> float:
 
 
 def integers(name: str, values: Any, shape: tuple[int | None, ...]) -> Indices:
-    """A read-only int64 copy of `values`; refuses numbers that are not whole."""
+    """A read-only int64 copy of `values`; refuses numbers that are not whole or that a float cannot hold exactly."""
     whole = floats(name, values, shape)
     if not np.array_equal(whole, np.round(whole)):
         raise InvalidProblem(f"{name}: expected whole numbers, got {whole[whole != np.round(whole)][0]}")
+    if whole.size and np.abs(whole).max() > 2**53:
+        raise InvalidProblem(f"{name}: expected whole numbers up to 2^53, got {whole.flat[np.abs(whole).argmax()]:g}")
     array = whole.astype(np.int64)
     array.setflags(write=False)
     return array
@@ -88,10 +93,13 @@ def symmetric_sparse(name: str, matrix: Any, n: int | None = None, remedy: str =
         raise InvalidProblem(f"{name}: an entry is NaN or infinite; every entry must be finite")
     if csr.diagonal().any():
         raise InvalidProblem(f"{name}: the diagonal must be zero; {remedy}")
-    if csr.nnz and abs(csr - csr.T).max() > SYMMETRY * abs(csr).max():
+    with np.errstate(over="ignore"):
+        skew = csr.nnz and abs(csr - csr.T).max() > SYMMETRY * abs(csr).max()
+    if skew:
         raise InvalidProblem(f"{name}: not symmetric; an upper triangle Q becomes Q + Q.T")
     if csr.nnz and (csr != csr.T).nnz:
-        csr = sparse.csr_array((csr + csr.T) / 2)
+        # halves first: the sum of two entries may be past the float64 range
+        csr = sparse.csr_array(csr / 2 + csr.T / 2)
     for part in (csr.data, csr.indices, csr.indptr):
         part.setflags(write=False)
     return csr

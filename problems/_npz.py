@@ -19,8 +19,9 @@ from ._errors import InvalidProblem
 FORMAT = "prunesolve/1"
 COMPRESS_UP_TO = 16 * 2**20
 
-# what numpy raises for a file that is cut short, no archive at all, a bare .npy (TypeError) or holds pickles
-DAMAGED = (ValueError, TypeError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+# what numpy raises for a file that is cut short, no archive at all, a bare .npy (TypeError), a zip of a kind that
+# Python does not read (RuntimeError) or one that holds pickles
+DAMAGED = (ValueError, TypeError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 T = TypeVar("T")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from ._errors import InvalidProblem, check_options, unknown
@@ -39,6 +38,9 @@ class Registry:
 
     def registered(self) -> dict[str, Any]:
         """Entry points of third parties, by name."""
+        # loads the whole email package, which a name of our own has no use for
+        from importlib.metadata import entry_points
+
         return {point.name: point for point in entry_points(group=self.package) if point.name not in self.table}
 
     def names(self) -> list[str]:

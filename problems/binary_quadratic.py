@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Bits, Floats, bits, csr_arrays, csr_from, floats, number
+from ._arrays import LARGEST, Bits, Floats, bits, csr_arrays, csr_from, floats, number
 from ._errors import InvalidProblem, UnsupportedProblem, unknown
 from ._feasibility import check_together
 from ._npz import json_array, read, unpack, write
@@ -84,8 +84,11 @@ class BinaryQuadratic:
             self._set(diagonal=floats("diagonal", self.diagonal, (n,)))
         with np.errstate(over="ignore"):
             total = np.abs(linear).sum() + couplings.magnitude() + abs(self.offset)
-        if not np.isfinite(total):
-            raise InvalidProblem("linear and quadratic: the biases add up past the float64 range; divide them by 1e10")
+        if not total <= LARGEST:
+            raise InvalidProblem(
+                f"linear, quadratic and offset: expected absolute values that add up to {LARGEST:g} at most, got "
+                f"{total:.3g}: searches would leave the float64 range; divide them all by 1e10"
+            )
         check_together(self.constraints, n)
 
     def _set(self, **values: Any) -> None:
@@ -311,7 +314,7 @@ def _coupling_from(arrays: Mapping[str, Any]) -> Any:
     if kind == "Dense":
         return arrays["quadratic.matrix"]
     if kind == "LowRank":
-        return LowRank(arrays["quadratic.F"], sign=int(arrays["quadratic.sign"]))
+        return LowRank(arrays["quadratic.F"], sign=arrays["quadratic.sign"].item())
     if kind == "Blocks":
         flat, sizes = arrays["quadratic.blocks"], arrays["quadratic.sizes"]
         ends = np.cumsum(sizes**2).astype(np.int64)
@@ -324,7 +327,7 @@ def _coupling_from(arrays: Mapping[str, Any]) -> Any:
 def _constraint(arrays: Mapping[str, Any]) -> Constraint:
     kind = str(arrays["kind"])
     if kind == "Cardinality":
-        return Cardinality(int(arrays["k"]))
+        return Cardinality(arrays["k"].item())
     if kind == "GroupBounds":
         return GroupBounds(arrays["group"], arrays["low"], arrays["high"])
     if kind == "Budget":

@@ -9,6 +9,7 @@ Several of each may be combined in one problem.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Bits, Floats, Indices, floats, integers, number, symmetric_sparse, whole
+from ._arrays import LARGEST, Bits, Floats, Indices, floats, integers, number, symmetric_sparse, whole
 from ._errors import InvalidProblem
 
 TOLERANCE = 1e-9
+_CAP = 1e3  # limits; far above what could be met, and a sum that holds it keeps the digits of all others
 
 
 class Constraint(ABC):
@@ -184,12 +186,37 @@ class Budget(Constraint):
         object.__setattr__(self, "limit", limit)
         if self.pair is not None:
             object.__setattr__(self, "pair", _pair_costs(self.pair, len(cost)))
+        with np.errstate(over="ignore"):
+            total = cost.sum() + limit + (0.0 if self.pair is None else self.pair.data.sum() / 2)
+        if not total <= LARGEST:
+            raise InvalidProblem(
+                f"Budget: expected costs and a limit up to {LARGEST:g} in all, got {total:.3g}: sums would leave the "
+                "float64 range; divide cost, pair and limit by 1e10"
+            )
 
     @cached_property
     def scale(self) -> float:  # type: ignore[override]
-        """Size of the numbers compared: what all units would spend together."""
-        total = float(self.cost.sum()) + (0.0 if self.pair is None else float(self.pair.sum()) / 2)
-        return max(1.0, total, self.limit)
+        """Size of the numbers compared: what all units would spend together, none counted above the limit.
+
+        In the budget's own unit, without a floor: costs of microseconds must not all fall below the tolerance, nor one
+        unit that nobody can afford lift it above all others.
+        """
+        total = float(np.minimum(self.cost, self.limit).sum())
+        if self.pair is not None:
+            total += float(np.minimum(self.pair.data, self.limit).sum()) / 2
+        return max(total, self.limit, math.ulp(0.0))
+
+    @cached_property
+    def capped(self) -> Budget:
+        """The same condition with no cost above 1000 limits, for searches that keep sums: 1e300 + 1 - 1e300 is 0."""
+        if not self.limit:
+            pair = None if self.pair is None else (self.pair > 0).astype(np.float64)
+            return Budget((self.cost > 0).astype(np.float64), 0.0, pair)
+        cap = _CAP * self.limit
+        if max(self.cost.max(initial=0.0), 0.0 if self.pair is None else self.pair.data.max(initial=0.0)) <= cap:
+            return self
+        pair = None if self.pair is None else self.pair.minimum(self.pair.sign() * cap)
+        return Budget(np.minimum(self.cost, cap), self.limit, pair)
 
     def check(self, n: int) -> None:
         """Refuse costs of another length."""

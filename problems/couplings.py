@@ -53,12 +53,14 @@ def _symmetric(name: str, matrix: Any) -> Floats:
             f"{name}: diagonal entry {array[at, at]} at {at}; since x_i x_i = x_i, add the diagonal to `linear`"
         )
     if not np.array_equal(array, array.T):
-        worst = np.abs(array - array.T).max()
+        with np.errstate(over="ignore"):
+            worst = np.abs(array - array.T).max()
         if worst > SYMMETRY * np.abs(array).max():
             raise InvalidProblem(
                 f"{name}: not symmetric (largest difference {worst:.3g}); an upper triangle Q becomes Q + Q.T"
             )
-        array = (array + array.T) / 2
+        # halves first: the sum of two entries may be past the float64 range
+        array = array / 2 + array.T / 2
         array.setflags(write=False)
     return array
 

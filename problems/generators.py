@@ -1,4 +1,4 @@
-r"""Seeded random instances: pruning-like ones, and three classics of the binary quadratic literature.
+r"""Seeded random instances: pruning-like ones, and classics of the binary quadratic literature.
 
 Every function draws from a generator of its own; the same arguments give the same instance.
 """
@@ -17,6 +17,7 @@ from .couplings import Blocks, LowRank, from_pairs
 from .units import Unit
 
 COUPLINGS = ("dense", "blocks", "low-rank", "sparse")
+_LCG_FACTOR, _LCG_MODULUS = 16807, 2**31 - 1  # of Palubeckis' stream
 
 
 def pruning(
@@ -128,6 +129,67 @@ def qubo(n: int, density: float = 1.0, seed: int = 0) -> BinaryQuadratic:
     return BinaryQuadratic(-linear, quadratic, meta=_named("qubo", n, seed))
 
 
+def palubeckis(n: int, density: float, seed: int) -> BinaryQuadratic:
+    r"""Palubeckis' unconstrained instance of that size, density and seed: p3000.1 is palubeckis(3000, 50, 31000).
+
+        maximise  sum_i q_ii x_i + 2 sum_{i<j} q_ij x_i x_j,     q whole numbers from -100 to 100
+
+    A linear congruential stream  s <- 16807 s mod (2^31 - 1),  u = s / 2^31  is read row by row: q_ii takes one
+    number; each j > i takes one to decide whether 100 u <= density, and where it does another for
+    q_ij = floor(201 u) - 100.
+
+    Parameters
+    ----------
+    n : int
+        Variables.
+    density : float
+        Percent of the pairs that are coupled.
+    seed : int
+        First state of the stream, 1 to 2^31 - 2.
+
+    Returns
+    -------
+    BinaryQuadratic
+        Without constraints, dense, negated to be minimised; meta["sense"] is "maximise".
+
+    Raises
+    ------
+    InvalidProblem
+        If n, the density or the seed is out of range.
+
+    Reference
+    ---------
+    G. Palubeckis, Multistart tabu search strategies for the unconstrained binary quadratic optimization problem,
+    Annals of Operations Research 131 (2004).
+
+    Examples
+    --------
+    >>> palubeckis(3, 100, seed=31000).linear
+    array([ 52., -47.,  63.])
+    """
+    if n < 1 or not 0 <= density <= 100 or not 1 <= seed < _LCG_MODULUS:
+        raise InvalidProblem(
+            f"palubeckis: expected n >= 1, a density from 0 to 100 and a seed from 1 to {_LCG_MODULUS - 1}, "
+            f"got n = {n}, {density} and {seed}"
+        )
+    linear, matrix = np.zeros(n), np.zeros((n, n))
+    # as many numbers as a row of n - 1 coupled pairs takes
+    ahead = _powers(2 * n)
+    state = int(seed)
+    for i in range(n):
+        states = ahead[: 2 * (n - i)] * state % _LCG_MODULUS
+        u = states / 2.0**31
+        linear[i] = _coefficient(u[0])
+        asks = _deciding(100.0 * u[1:] <= density)[: n - 1 - i] + 1
+        coupled = 100.0 * u[asks] <= density
+        matrix[i, i + 1 :][coupled] = _coefficient(u[asks[coupled] + 1])
+        last = asks[-1] + coupled[-1] if len(asks) else 0
+        state = int(states[last])
+    return BinaryQuadratic(
+        -linear, -2.0 * (matrix + matrix.T), meta=_named("palubeckis", n, seed) | {"density": density}
+    )
+
+
 def quadratic_knapsack(n: int, density: float = 0.5, seed: int = 0) -> BinaryQuadratic:
     """A quadratic knapsack in the manner of Gallo, Hammer and Simeone.
 
@@ -229,6 +291,30 @@ def _pairs(rng: np.random.Generator, n: int, density: float) -> tuple[Any, Any]:
 
 def _whole(rng: np.random.Generator, low: int, high: int, size: int) -> Floats:
     return rng.integers(low, high + 1, size=size).astype(np.float64)
+
+
+def _powers(count: int) -> Any:
+    """(count,) powers 16807^1, 16807^2, ... modulo 2^31 - 1; products of two residues fit in 62 bits."""
+    powers = np.array([_LCG_FACTOR], dtype=np.int64)
+    while len(powers) < count:
+        powers = np.concatenate([powers, powers * powers[-1] % _LCG_MODULUS])
+    return powers[:count]
+
+
+def _deciding(hit: Any) -> Any:
+    """Places of a stream that decide about a pair; a hit is followed by the coefficient, which decides nothing.
+
+    In a run of hits every second one is a coefficient, and so is the miss that ends a run of odd length.
+    """
+    place = np.arange(len(hit))
+    begin = np.maximum.accumulate(np.where(hit & np.r_[True, ~hit[:-1]], place, -1))
+    # of a miss, the length of the run of hits just before it
+    before = np.where(np.r_[False, hit[:-1]], place - begin, 0)
+    return np.flatnonzero(np.where(hit, place - begin, before) % 2 == 0)
+
+
+def _coefficient(u: Any) -> Any:
+    return np.floor(201.0 * u) - 100.0
 
 
 def _check(n: int, density: float) -> None:

@@ -26,6 +26,7 @@ _TABLE = {
         "dwave-samplers' annealer, led to the constraints by a linear field.",
     ),
     "exact": ("exact", "Exact", "Proves the optimum: enumeration of small instances, else branch and bound."),
+    "block-fronts": ("block_fronts", "BlockFronts", "Joins one front per block by dynamic programming; may prove."),
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }

@@ -184,14 +184,18 @@ class Result:
 
 
 class _Held(NamedTuple):
-    """A solution with its recomputed figures; compares as the incumbent does: feasible first, then by objective."""
+    """A solution with its recomputed figures; compares as the incumbent does: feasible first, then by objective.
+
+    Of equals the one of the lowest thread stays, so that threads never race for the answer.
+    """
 
     violation: float
     objective: float
+    thread: int
     solution: Any
 
 
-_NOTHING = _Held(math.inf, math.inf, None)
+_NOTHING = _Held(math.inf, math.inf, 0, None)
 
 
 class Run:
@@ -307,7 +311,7 @@ class Run:
         feasible = self._problem.is_feasible(kept)
         violation = 0.0 if feasible else max(self._problem.violation(kept), math.ulp(0.0))
         objective = float(self._problem.value(kept))
-        self._take(_Held(violation, objective, kept), bound)
+        self._take(_Held(violation, objective, 0, kept), bound)
         return objective if feasible else math.inf
 
     def prove(self, bound: float) -> None:
@@ -354,11 +358,14 @@ class Run:
         """Keep what is better, in the outer run first, whose callback may stop both."""
         if self._outer is not None:
             self._outer._take(held, bound)
+        self._keep(held, bound)
+
+    def _keep(self, held: _Held, bound: float | None) -> None:
         tighter = bound is not None and math.isfinite(bound) and (self.bound is None or bound > self.bound)
         better = held[:2] < self._held[:2]
         if tighter:
             self.bound = float(bound)  # type: ignore[arg-type]
-        if better:
+        if held[:3] < self._held[:3]:
             # one assignment, so that Ctrl-C never parts a solution from its figures
             self._held = held
         if (better and held.violation == 0.0) or tighter:
@@ -372,10 +379,12 @@ class Run:
         told = Incumbent(self.seconds, self.evaluations, objective, self.bound, self.best)
         try:
             self.stopped = bool(self._callback(told)) or self.stopped
-        except _CallbackRaised:
-            # this run's callback passes on to another run, whose own callback raised
-            raise
-        except Exception as error:
+        except BaseException as error:
+            # who raised is not called again with what is found until the search has ended
+            self._callback = None
+            # a _CallbackRaised comes from another run, which this run's callback passes on to
+            if isinstance(error, _CallbackRaised) or not isinstance(error, Exception):
+                raise
             raise _CallbackRaised from error
 
     def status(self, told: Status | None) -> Status:
@@ -512,7 +521,7 @@ class Solver(ABC):
 
         seconds = max(1.0, run.remaining) if run.time_limit is not None else 10.0
         try:
-            run.prove(lower_bound(problem, seconds=seconds))
+            run.prove(lower_bound(problem, seconds=seconds, incumbent=run.objective))
         except KeyboardInterrupt:
             run.details["interrupted"] = True
         except _CallbackRaised as wrapped:

@@ -39,7 +39,6 @@ class _Gauge:
     high: float
     least: float
     most: float
-    scale: float = 1.0  # what one unit of field is multiplied with; costs may be millions
     spent: Callable[[Any], float] | None = None
     mu: float = 0.0
 
@@ -122,7 +121,7 @@ def search(problem: BinaryQuadratic, run: Run, sample: Sample, bisections: int) 
     gauges = _gauges(problem)
     rows = np.zeros((0, problem.n), dtype=bool)
     for _ in range(bisections):
-        field = sum((g.mu / g.scale * g.weight for g in gauges), start=np.zeros(problem.n))
+        field = sum((g.mu * g.weight for g in gauges), start=np.zeros(problem.n))
         rows = sample(field)
         if len(rows):
             best = rows[np.argmin(problem.value(rows) + rows @ field)]
@@ -181,9 +180,9 @@ def _gauges(problem: BinaryQuadratic) -> list[_Gauge]:
             for g, (low, high) in enumerate(zip(constraint.low, constraint.high, strict=True)):
                 gauges.append(_Gauge((constraint.group == g).astype(np.float64), low, high, -most, most))
         elif isinstance(constraint, Budget):
-            paid = constraint.cost[constraint.cost > 0]
-            scale = float(np.median(paid)) if len(paid) else 1.0
-            gauges.append(
-                _Gauge(constraint.cost, -np.inf, constraint.limit, 0.0, most, scale=scale, spent=constraint.spent)
-            )
+            cost = constraint.capped.cost
+            typical = float(np.median(cost[cost > 0])) if cost.any() else 1.0
+            # no unit counts as a thousand others: fields may be near the end of the float64 range
+            weight = np.minimum(cost, 1e3 * typical) / typical
+            gauges.append(_Gauge(weight, -np.inf, constraint.limit, 0.0, most, spent=constraint.spent))
     return gauges

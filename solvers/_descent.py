@@ -62,13 +62,14 @@ def descend(problem: BinaryQuadratic, x: Any, should_stop: Callable[[], bool] = 
         )
     kernel = _kernels.load("descent").descend_steps
     seen = _kernels.view(problem)
-    state, top = _kernels.state(seen, kept), np.zeros(problem.n)
+    state, top, least = _kernels.state(seen, kept), np.zeros(problem.n), np.zeros(1)
     pace, fresh = _kernels.Pace(work=1), True
     while not should_stop():
         began = time.perf_counter()
-        made = kernel(*seen[:3], state, top, fresh, seen.least, pace.work)
-        if made < pace.work:
+        made = kernel(*seen, state, top, fresh, least, pace.work)
+        if made == 0 and fresh:
             break
-        fresh = False
+        # the end counts only with fields from scratch: a giant that has left takes the digits of all others along
+        fresh = made < pace.work
         pace.learn(time.perf_counter() - began, math.inf)
     return state.x

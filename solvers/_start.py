@@ -6,6 +6,7 @@ budgets may leave it stuck; a tabu walk on the violation then repairs what it bu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ class Ledger:
         self.parts = [
             (part, low, high, np.bincount(part[self.x], minlength=len(low))) for part, low, high in _parts(problem)
         ]
-        self.budgets: list[Budget] = problem.of_kind(Budget)
+        self.budgets: list[Budget] = [budget.capped for budget in problem.of_kind(Budget)]
         self.spent = [float(b.spent(self.x)) for b in self.budgets]
         self.load = [np.zeros(problem.n) if b.pair is None else b.pair @ self.x.astype(float) for b in self.budgets]
 
@@ -126,7 +127,7 @@ class Ledger:
             total += np.where(self.x, down[part], up[part])
         for b, budget in enumerate(self.budgets):
             after = self.spent[b] + step * (budget.cost + self.load[b])
-            unit = max(float(budget.cost.mean()), 1e-300)
+            unit = max(float(budget.cost.mean()), 1e-9 * budget.scale, math.ulp(0.0))
             total += (np.maximum(after - budget.limit, 0.0) - max(self.spent[b] - budget.limit, 0.0)) / unit
         return total
 

@@ -10,6 +10,8 @@ and where M is positive semidefinite the right side is convex. Then at any point
 
 which is what Frank-Wolfe computes at every step: the bound is valid wherever the iteration is stopped. The minimum
 is exact over a cardinality and one GroupBounds (greedy on a laminar family); one budget enters through its multiplier.
+Under a cardinality alone, and where the other constraints are priced, the same certificate comes from pairwise steps
+in `_branching`, which goes on to branch.
 
 Reference: Frank & Wolfe 1956; pairwise steps after Lacoste-Julien & Jaggi, NeurIPS 2015; the diagonal shift is that
 of Hammer & Rubin 1970.
@@ -24,34 +26,52 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, Blocks, Budget, Dense, GroupBounds, LowRank
+from prunesolve.problems import BinaryQuadratic, Budget, Cardinality, GroupBounds, InvalidProblem
+
+from ._branching import LARGEST, Branching, prepare, suits
+from ._completion import completion_bound
+from ._convexity import convex_diagonal
 
 _EPS = float(np.finfo(np.float64).eps)
 _TOLERANCE = 1e-9  # of a budget's scale, as in `Budget.holds`
-_LARGEST_EIGEN = 2048
 _MOST_ATOMS = 256
+_RELAXING, _COMPLETING = 0.25, 0.95  # of the seconds, when the relaxation and the completions end
+_GLANCE = 15  # steps after which completions must be within reach of the relaxation
+_REFRESH = 32  # steps after which M y is computed anew
+_LARGEST_COMPLETION = 1024  # units; it takes three dense matrices
 
 
-def lower_bound(problem: BinaryQuadratic, *, seconds: float = 10.0, iterations: int = 10_000) -> float:
+def lower_bound(
+    problem: BinaryQuadratic, *, seconds: float = 10.0, iterations: int = 10_000, incumbent: float | None = None
+) -> float:
     r"""A number that no feasible selection's value is below.
 
         min  offset + (a - d).y + y'(J/2 + diag d)y    over    0 <= y <= 1, counts, one budget
 
-    bounded from below by its Frank-Wolfe dual value, less a margin for rounding.
+    bounded from below by its dual value, less a margin for rounding. Under a cardinality alone the diagonal is
+    sharpened, units are fixed by reduced cost and the rest is branched on; the least bound of an open part is the
+    result. GroupBounds and budgets are priced for that, and a budget is also bounded by its best completions.
 
     Parameters
     ----------
     problem : BinaryQuadratic
-        Any couplings and constraints. A true `diagonal` claim makes the bound tight; it is verified before use.
+        Any couplings and constraints. A true `diagonal` claim helps; it is verified before use.
     seconds : float
-        Time to improve the bound in; the factorisation comes on top.
+        Time to improve the bound in; a factorisation that has begun is finished.
     iterations : int
-        Most Frank-Wolfe steps; the bound repeats where these, and not the seconds, end it.
+        Most steps of each kind and most nodes; the bound repeats where these, and not the seconds, end it.
+    incumbent : float, optional
+        The value of a feasible selection; with it more units can be fixed.
 
     Returns
     -------
     float
         The bound; inf where the constraints admit no selection.
+
+    Reference
+    ---------
+    The relaxation as in the module; sharpening after Billionnet, Elloumi & Plateau, Discrete Applied Mathematics 157
+    (2009); completions after Caprara, Pisinger & Toth, INFORMS Journal on Computing 11 (1999).
 
     Examples
     --------
@@ -60,19 +80,47 @@ def lower_bound(problem: BinaryQuadratic, *, seconds: float = 10.0, iterations: 
     >>> round(lower_bound(problem), 6)
     -5.0
     """
+    began, alone = time.perf_counter(), suits(problem)
+    if alone:
+        # the clock starts once the kernels are there
+        prepare()
+        began = time.perf_counter()
     relaxation = Relaxation.of(problem)
+    if alone:
+        return _branched(problem, relaxation.d, incumbent, iterations, _until(began + seconds))
+    best, priced = -np.inf, problem
     polytopes = list(Polytope.all_of(problem))
-    free = np.full(problem.n, -1, dtype=np.int8)
-    best = -np.inf
-    for polytope in polytopes:
-        stop = _after(seconds / len(polytopes))
-        best = max(best, frank_wolfe(relaxation, polytope, free, iterations=iterations, stop=stop).bound)
+    for p, polytope in enumerate(polytopes, 1):
+        stop = _until(began + (_RELAXING if problem.n <= LARGEST else 1.0) * seconds * p / len(polytopes))
+        free = np.full(problem.n, -1, dtype=np.int8)
+        found = frank_wolfe(relaxation, polytope, free, iterations=iterations, stop=stop)
+        if found.bound == np.inf:
+            return np.inf
+        if found.bound > best:
+            best, priced = found.bound, polytope.priced(problem, found.gradient)
+    for budget in problem.of_kind(Budget) if problem.n <= _LARGEST_COMPLETION else ():
+        stop = _until(began + _COMPLETING * seconds)
+        glance = completion_bound(problem, budget, iterations=min(iterations, _GLANCE), stop=stop)
+        if glance > best - 0.5 * abs(best):
+            # far from convex: completions, slow at first, are the better use of the time
+            best = max(best, completion_bound(problem, budget, iterations=iterations, stop=stop))
+    if priced is not problem and suits(priced):
+        best = max(best, _branched(priced, relaxation.d, incumbent, iterations, _until(began + seconds)))
     return float(best)
 
 
-def _after(seconds: float) -> Callable[[], bool]:
-    until = time.perf_counter() + seconds
-    return lambda: time.perf_counter() > until
+def _branched(problem: BinaryQuadratic, d: Any, incumbent: float | None, nodes: int, stop: Callable[[], bool]) -> float:
+    branching = Branching(problem, d, value=np.inf if incumbent is None else incumbent)
+    branching.root(stop)
+    for _ in range(nodes):
+        if branching.done or stop():
+            break
+        branching.expand(stop)
+    return branching.bound
+
+
+def _until(moment: float) -> Callable[[], bool]:
+    return lambda: time.perf_counter() > moment
 
 
 @dataclass(frozen=True)
@@ -88,7 +136,7 @@ class Relaxation:
         """The relaxation with the claimed diagonal where that is verified, else the smallest shift known to do."""
         d = convex_diagonal(problem)
         size = abs(problem.offset) + np.abs(problem.linear).sum() + problem.couplings.magnitude() + 2 * np.abs(d).sum()
-        return cls(problem, d, float(16 * _EPS * np.sqrt(problem.n + 1) * size))
+        return cls(problem, d, float(4 * (problem.n + 8) * _EPS * size))
 
     def product(self, y: Any) -> Any:
         """M y."""
@@ -101,71 +149,6 @@ class Relaxation:
     def gradient(self, product: Any) -> Any:
         """Gradient of phi, given M y."""
         return self.problem.linear - self.d + 2.0 * product
-
-
-def convex_diagonal(problem: BinaryQuadratic) -> Any:
-    """(n,) d for which J/2 + diag(d) is proved positive semidefinite in float64, as small as is known.
-
-    A low rank gives it at sight: |F_i|^2 / 2. Otherwise the problem's claim, if a Cholesky factorisation confirms it,
-    or an eigenvalue shift of each block; diagonal dominance where a block is too large for either.
-    """
-    couplings = problem.couplings
-    if isinstance(couplings, LowRank):
-        return _low_rank_diagonal(couplings)
-    claim = np.zeros(problem.n) if problem.diagonal is None else problem.diagonal
-    if isinstance(couplings, Blocks):
-        starts = couplings.starts
-        parts = [_block_diagonal(m, claim[s : s + len(m)]) for m, s in zip(couplings.blocks, starts[:-1], strict=True)]
-        return np.concatenate(parts) if parts else np.zeros(0)
-    if isinstance(couplings, Dense):
-        return _block_diagonal(couplings.matrix, claim)
-    if problem.n <= _LARGEST_EIGEN:
-        return _block_diagonal(couplings.dense(), claim)
-    return 0.5 * np.asarray(abs(couplings.matrix).sum(axis=1)).ravel() * (1 + problem.n * _EPS)
-
-
-def _low_rank_diagonal(couplings: LowRank) -> Any:
-    rounding = 1 + 4 * (couplings.F.shape[1] + 4) * _EPS
-    if couplings.sign == 1:
-        return 0.5 * couplings.square * rounding
-    largest = float(np.linalg.norm(couplings.F, 2)) ** 2 if couplings.F.size else 0.0
-    return 0.5 * largest * (1 + 1e-12) - 0.5 * couplings.square / rounding
-
-
-def _block_diagonal(matrix: Any, claim: Any) -> Any:
-    """(n_b,) the claim plus what makes matrix/2 + diag(claim) factor; without a true claim, an even shift."""
-    if not len(matrix):
-        return claim
-    shift = _factoring_shift(matrix, claim)
-    if shift is not None:
-        return claim + shift
-    if len(matrix) <= _LARGEST_EIGEN:
-        lift = max(0.0, -float(np.linalg.eigvalsh(matrix)[0]) / 2)
-        # eigenvalues carry an error of the size of the rounding; a few tries settle it
-        for slack in (1e-14, 1e-12, 1e-10):
-            even = np.full(len(matrix), lift + slack * np.abs(matrix).sum(axis=1).max())
-            shift = _factoring_shift(matrix, even)
-            if shift is not None:
-                return even + shift
-    return 0.5 * np.abs(matrix).sum(axis=1) * (1 + len(matrix) * _EPS)
-
-
-def _factoring_shift(matrix: Any, d: Any) -> float | None:
-    """A tiny s for which matrix/2 + diag(d) + s is surely positive semidefinite, None where Cholesky breaks down.
-
-    Cholesky that runs to its end proves the shifted matrix semidefinite up to (n + 1) eps times its trace
-    (Higham, Accuracy and Stability, theorem 10.3); that much is added on top.
-    """
-    n = len(matrix)
-    shifted = 0.5 * matrix
-    at = np.arange(n)
-    shift = 2 * (n + 2) * _EPS * float(np.abs(d).sum())
-    shifted[at, at] = d + shift
-    try:
-        np.linalg.cholesky(shifted)
-    except np.linalg.LinAlgError:
-        return None
-    return shift + 2 * (n + 2) * _EPS * float(np.abs(shifted[at, at]).sum())
 
 
 @dataclass(frozen=True)
@@ -216,6 +199,63 @@ class Polytope:
         inside = g[free] <= ranked[missing - 1]
         change[free] = np.where(inside, np.minimum(g[free] - ranked[missing], 0.0), g[free] - ranked[missing - 1])
         return change
+
+    def priced(self, problem: BinaryQuadratic, g: Any) -> BinaryQuadratic:
+        r"""The problem with partition and budget in the objective, at the multipliers that fit the gradient g (n,).
+
+            f(x) + m (c.x - limit) + sum_p u_p+ (count_p - high_p) + sum_p u_p- (count_p - low_p)
+
+        is nowhere above f where x is feasible, whatever m >= 0 and u.
+        """
+        free = np.full(self.n, -1, dtype=np.int8)
+        linear, offset = problem.linear, problem.offset
+        kept = self._cheapest(g, free)
+        if self.budget is not None:
+            cost, limit = self.costs(free)
+            m, kept = self._budget_price(g, free, kept)
+            g, linear, offset = g + m * cost, linear + m * cost, offset - m * limit
+        u = self._part_prices(g, kept)
+        linear = linear + u[self.part]
+        offset = offset - float(np.maximum(u, 0.0) @ self.high + np.minimum(u, 0.0) @ self.low)
+        cardinality = [] if self.k is None else [Cardinality(self.k)]
+        try:
+            return problem.replace(linear=linear, offset=offset, constraints=cardinality, diagonal=None)
+        except InvalidProblem:
+            # prices past the float64 range
+            return problem
+
+    def _budget_price(self, g: Any, fixed: Any, kept: Any) -> tuple[float, Any]:
+        """The multiplier of the budget, and the selection of least cost at that price."""
+        cost, limit = self.costs(fixed)
+        if cost[kept].sum() <= limit:
+            return 0.0, kept
+        dear, thrifty, m = kept, self._cheapest(cost, fixed), 0.0
+        for _ in range(50):
+            m = max(0.0, float((g[thrifty].sum() - g[dear].sum()) / (cost[dear].sum() - cost[thrifty].sum())))
+            between = self._cheapest(g + m * cost, fixed)
+            if (between == dear).all() or (between == thrifty).all():
+                break
+            if cost[between].sum() > limit:
+                dear = between
+            else:
+                thrifty = between
+        return m, self._cheapest(g + m * cost, fixed)
+
+    def _part_prices(self, g: Any, kept: Any) -> Any:
+        """(p,) what must be added to the costs of each part so that one threshold separates what is kept."""
+        parts = len(self.low)
+        dearest, cheapest = np.full(parts, -np.inf), np.full(parts, np.inf)
+        np.maximum.at(dearest, self.part[kept], g[kept])
+        np.minimum.at(cheapest, self.part[~kept], g[~kept])
+        threshold = 0.0
+        if self.k is not None:
+            count = np.bincount(self.part[kept], minlength=parts)
+            threshold = float(dearest[count > self.low].max(initial=-np.inf))
+            if not np.isfinite(threshold):
+                threshold = float(cheapest[count < self.high].min(initial=np.inf))
+        if not np.isfinite(threshold):
+            return np.zeros(parts)
+        return np.clip(0.0, threshold - cheapest, threshold - dearest)
 
     def costs(self, fixed: Any) -> tuple[Any, float]:
         """(n,) linear costs and the limit of the budget, exact between the units fixed in, valid for all others."""
@@ -323,10 +363,13 @@ def frank_wolfe(
     atoms, weights = _inherited(warm, fixed) if warm is not None else (start[0][None], np.ones(1))
     if not len(atoms):
         atoms, weights = start[0][None], np.ones(1)
-    y = weights @ atoms
-    product = relaxation.product(y)
+    y, product = start[0], start[0]
     state = Relaxed(bound=-np.inf)
-    for _ in range(max(1, iterations)):
+    for step in range(max(1, iterations)):
+        if step % _REFRESH == 0:
+            # moved along with y, it would gather rounding
+            y = weights @ atoms
+            product = relaxation.product(y)
         value, gradient = relaxation.value(y, product), relaxation.gradient(product)
         vertex = polytope.minimise(gradient, fixed)
         if vertex is None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, InvalidProblem
 
+from . import _branching
 from ._base import Incumbent, Run, Solver, Status
 from .bounds import Polytope, Relaxation, Relaxed, frank_wolfe
 
@@ -29,7 +30,8 @@ class Exact(Solver):
 
     A node fixes some units in or out and is bounded by the relaxation of `bounds`: f(x) >= phi(y) + g.(x - y). It is
     cut off once no better value is left in it; units whose reduced cost exceeds the gap are fixed. The node of least
-    bound is opened next, on the unit that is most fractional. An evaluation is one node, or one enumerated selection.
+    bound is opened next, on the unit that is most fractional. Under a cardinality alone, and up to 2048 units, the
+    tree is compiled. An evaluation is one node, or one enumerated selection.
 
     OPTIMAL means that no selection is better by more than 1e-9 of max(1, |objective|). A search without limits ends
     by itself, if late: the tree is exponential where the relaxation is loose.
@@ -69,12 +71,41 @@ class Exact(Solver):
             from .swap_annealing import SwapAnnealing
 
             SwapAnnealing()._prepare(problem)
+            if _branching.suits(problem):
+                _branching.prepare()
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
         if problem.n <= self.enumerate_up_to:
             return _enumerate(problem, run)
         _first_incumbent(problem, run)
+        if _branching.suits(problem):
+            return _branch(problem, run, self.node_limit)
         return _Tree(problem, run).search(self.node_limit)
+
+
+def _branch(problem: BinaryQuadratic, run: Run, node_limit: int | None) -> Status | None:
+    """The compiled tree, for a cardinality or no constraint at all."""
+    value = run.objective if run.feasible else math.inf
+    d = Relaxation.of(problem).d
+    tree = _branching.Branching(problem, d, value=value, lead=_lead(_least_step(problem), value), offer=run.offer)
+    tree.root(run.should_stop)
+    nodes = 0
+    while not tree.done:
+        run.prove(min(tree.bound, run.objective))
+        if nodes == node_limit:
+            return Status.ITERATION_LIMIT
+        if run.should_stop():
+            return None
+        tree.expand(run.should_stop)
+        nodes += 1
+        run.count()
+    return _proved(run)
+
+
+def _lead(step: float, value: float) -> float:
+    """How much better than `value` a selection must be to count, where values differ by at least `step`."""
+    tolerance = _TOLERANCE * max(1.0, abs(value)) if math.isfinite(value) else 0.0
+    return max(tolerance, step - tolerance)
 
 
 def _enumerate(problem: BinaryQuadratic, run: Run) -> Status | None:
@@ -167,8 +198,7 @@ class _Tree:
         """What a bound must reach for its node to be done with."""
         if not self.run.feasible:
             return math.inf
-        tolerance = _TOLERANCE * max(1.0, abs(self.run.objective))
-        return self.run.objective - max(tolerance, self.step - tolerance)
+        return self.run.objective - _lead(self.step, self.run.objective)
 
     def _expand(self, node: _Node) -> None:
         if (node.fixed < 0).sum() <= _LEAF:

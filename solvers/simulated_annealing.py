@@ -123,8 +123,9 @@ def _schedule(problem: BinaryQuadratic, sweeps: int) -> Any:
     reach = _capacity.reach(problem)
     strong = float(reach.max())
     typical = float(np.median(reach[reach > 0])) if strong > 0 else 1.0
+    # the inverse of a denormal is infinite
     hot = math.log(2) / max(strong, 1e-300)
-    cold = math.log(100.0) * problem.n / typical
+    cold = math.log(100.0) * problem.n / max(typical, 1e-300)
     return np.geomspace(hot, max(cold, hot), sweeps) if sweeps > 1 else np.array([cold])
 
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from itertools import count, repeat
 from typing import ClassVar
 
-from prunesolve.problems import BinaryQuadratic, Budget, InvalidProblem
+from prunesolve.problems import BinaryQuadratic, Budget, InvalidProblem, LowRank
 
 from . import _kernels
 from ._base import Run, Solver, Status
 from ._search import Search
+from ._threads import check_threads, side_by_side
 from .swap_tabu import tenures
 
 _SHORTEST = 32  # sweeps of the first three annealings under a time limit; every later three are twice as long
+_FEW = 4.0  # units over n: the least starting temperature in mean absolute changes
+_QUENCH_PRICED = 2.0
 _HOTTEST = (4.0, 30.0)  # how much hotter a repeated annealing may begin and end; instances differ in what they like
 
 
@@ -29,11 +32,15 @@ class SwapAnnealing(Solver):
     Under a budget moves are compared at a random share of its break-even price, or a full budget would freeze them.
     An evaluation is one proposal, a sweep n of them.
 
-    Without a budget each annealing is followed by a short tabu search from where it ended: a cold annealing mostly
-    proposes moves that it refuses, tabu search walks through the last local optima.
+    Each annealing is followed by a short tabu search from where it ended, a shorter one under a budget: a cold
+    annealing mostly proposes moves that it refuses, tabu search walks through the last local optima.
 
     Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a
     time limit alone: annealings of growing length until the time is over.
+
+    Several threads run as many searches side by side, with different seeds from one start, and the best is kept. They
+    share the evaluation limit, or each runs all of its `restarts`: more quality per second of the clock, none per
+    second of processor time.
 
     Parameters
     ----------
@@ -42,9 +49,11 @@ class SwapAnnealing(Solver):
     restarts : int
         Annealings; the first begins at the start or the greedy selection, the others where the last one ended.
     t_start, t_end : float
-        Temperatures in mean absolute changes.
+        Temperatures in mean absolute changes; an annealing of n units begins at 4 / n of them at least.
     quench : float
         Steps of tabu search after an annealing, in multiples of its sweeps; a step counts as one evaluation.
+    threads : int
+        Searches side by side; the answer depends on their number and the seed.
 
     Reference
     ---------
@@ -64,10 +73,12 @@ class SwapAnnealing(Solver):
     t_start: float = 0.1
     t_end: float = 0.001
     quench: float = 16.0
+    threads: int = 1
 
     name: ClassVar[str] = "swap-annealing"
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         if not (self.sweeps >= 1 and self.restarts >= 1):
             raise InvalidProblem(f"sweeps, restarts: expected counts >= 1, got {self.sweeps} and {self.restarts}")
         if not self.quench >= 0:
@@ -81,17 +92,30 @@ class SwapAnnealing(Solver):
             few._search(_kernels.tiny(problem), Run(_kernels.tiny(problem), seed=0))
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
-        search = Search.begin(problem, run, factored=True)
-        if search is None:
+        first = Search.begin(problem, run, factored=True)
+        if first is None:
             return None
-        scale = search.mean_change()
         # under a budget the time is better spent on annealings at other prices
-        quench = 0.0 if problem.of_kind(Budget) else self.quench
+        quench = min(self.quench, _QUENCH_PRICED) if problem.of_kind(Budget) else self.quench
         # tabu search scans all fields at every step, which factors would have to be multiplied out for
-        fields = _kernels.view(problem) if quench else search.view
+        factored = quench > 0 and isinstance(problem.couplings, LowRank)
+        fields = _kernels.view(problem) if factored else first.view
+
+        def search(one: Run) -> None:
+            begun = first if one is run else Search(problem, one, first.state.x, first.view)
+            self._anneal(begun, fields, quench)
+
+        return side_by_side(run, [search] * self.threads)
+
+    def _anneal(self, search: Search, fields: _kernels.View, quench: float) -> None:
+        """Annealings, each with its quench, until the run of this search ends."""
+        problem, run = search.problem, search.run
+        scale = search.mean_change()
         for annealing, sweeps in enumerate(self._lengths(problem.n, run)):
             hotter = run.rng.random() if annealing else 0.0
-            start, end = self.t_start * _HOTTEST[0] ** hotter, self.t_end * _HOTTEST[1] ** hotter
+            # where units are few a swap is no small change, and what is a hot start elsewhere is cold
+            hot = max(self.t_start, _FEW / problem.n)
+            start, end = hot * _HOTTEST[0] ** hotter, self.t_end * _HOTTEST[1] ** hotter
             search.reprice(float(run.rng.uniform(0.0, 1.1)))
             search.heat(start * scale, (end / start) ** (1 / max(1, sweeps - 1)), sweeps)
             while search.unfinished and not run.should_stop():
@@ -101,7 +125,6 @@ class SwapAnnealing(Solver):
                 break
             self._quench(Search(problem, run, search.state.x, fields), int(quench * sweeps))
         search.offer()
-        return None
 
     def _quench(self, search: Search, steps: int) -> None:
         """Tabu search from where an annealing ended; the next annealing goes on from there all the same."""

@@ -10,6 +10,7 @@ from prunesolve.problems import BinaryQuadratic, InvalidProblem
 from . import _kernels
 from ._base import Run, Solver, Status
 from ._search import Search
+from ._threads import check_threads, side_by_side
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class SwapTabu(Solver):
     starts again from its best selection after some random moves. O(n) a step for dense couplings.
     An evaluation is one step.
 
+    Several threads run as many searches side by side, with different seeds from one start, and the best is kept. They
+    share the evaluation limit, or each makes all of its `iterations`: more quality per second of the clock, none per
+    second of processor time.
+
     Parameters
     ----------
     tenure : int, optional
@@ -29,6 +34,8 @@ class SwapTabu(Solver):
         None: a share of the units that can move.
     iterations : int
         Steps in all; limits take their place where given.
+    threads : int
+        Searches side by side; the answer depends on their number and the seed.
 
     Reference
     ---------
@@ -46,10 +53,12 @@ class SwapTabu(Solver):
 
     tenure: int | None = None
     iterations: int = 50_000
+    threads: int = 1
 
     name: ClassVar[str] = "swap-tabu"
 
     def __post_init__(self) -> None:
+        check_threads(self.threads)
         if self.iterations < 1 or (self.tenure is not None and self.tenure < 0):
             raise InvalidProblem(
                 f"iterations, tenure: expected counts >= 1 and >= 0, got {self.iterations} and {self.tenure}"
@@ -63,11 +72,20 @@ class SwapTabu(Solver):
                 search.tabu((1, 1), 1)
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
-        search = Search.begin(problem, run)
-        if search is None:
+        first = Search.begin(problem, run)
+        if first is None:
             return None
+
+        def search(one: Run) -> None:
+            self._walk(first if one is run else Search(problem, one, first.state.x, first.view))
+
+        return side_by_side(run, [search] * self.threads)
+
+    def _walk(self, search: Search) -> None:
+        """Steps of tabu search, until the run of this search ends."""
+        problem, run = search.problem, search.run
         tenure = tenures(problem, self.tenure)
-        patience = 1000 + 10 * problem.n
+        patience = min(1000 + 10 * problem.n, 50 * problem.n)
         left = self.iterations if run.time_limit is None and run.evaluation_limit is None else 2**62
         search.reprice()
         while left > 0 and not run.should_stop():
@@ -76,7 +94,6 @@ class SwapTabu(Solver):
                 search.reprice(float(run.rng.uniform(0.0, 1.1)))
                 search.shake(self._strength(problem, run))
         search.offer()
-        return None
 
     def _strength(self, problem: BinaryQuadratic, run: Run) -> int:
         """Random moves after a stagnation."""

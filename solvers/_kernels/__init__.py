@@ -16,22 +16,26 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, Blocks, Budget, Cardinality, GroupBounds, LowRank, Sparse
 
+_UNITS = 64  # units in a chunk of `drop_add`
+_LARGE = 1 << 21  # bytes from which couplings are stored in single precision; less stays in cache as it is
+_SPREAD = 1e4  # largest over typical coupling up to which rounding to 6e-8 of the largest is harmless
+_SINGLE: WeakKeyDictionary[BinaryQuadratic, bool] = WeakKeyDictionary()
 _LOG = logging.getLogger("prunesolve")
 _HERE = Path(__file__).parent
 
 
 class View(NamedTuple):
-    """A problem laid out for the kernels; changes of the value below `least` are rounding."""
+    """A problem laid out for the kernels."""
 
     couplings: Any
     linear: Any
     limits: Any
-    least: float
 
 
 # --- loading -------------------------------------------------------------------------------------------------------
@@ -113,7 +117,7 @@ def kind(problem: BinaryQuadratic) -> str:
 
 
 def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:
-    """A problem of two units with couplings of the same kind: running it compiles what `problem` needs."""
+    """A problem of two units with couplings and constraints of the same kind: running it compiles what is needed."""
     couplings: Any = np.zeros((2, 2))
     if isinstance(problem.couplings, Sparse):
         from scipy import sparse
@@ -123,13 +127,61 @@ def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:
         couplings = Blocks([np.zeros((2, 2))])
     elif isinstance(problem.couplings, LowRank):
         couplings = LowRank(np.zeros((2, 1)))
-    return BinaryQuadratic(np.array([-1.0, -2.0]), couplings, constraints=[Cardinality(1)])
+    limits = [Cardinality(1)] if loose(problem) else [Cardinality(1), Budget(np.ones(2), 2.0)]
+    small = BinaryQuadratic(np.array([-1.0, -2.0]), couplings, constraints=limits)
+    _SINGLE[small] = single(problem)
+    return small
+
+
+def single(problem: BinaryQuadratic) -> bool:
+    """Whether the couplings are stored in single precision: where they are large and rounding them is harmless."""
+    known = _SINGLE.get(problem)
+    if known is None:
+        known = _SINGLE[problem] = _size(problem) > _LARGE and all(map(_harmless, _stored(problem)))
+    return known
+
+
+def _stored(problem: BinaryQuadratic) -> list[Any]:
+    given = problem.couplings
+    if isinstance(given, Sparse):
+        return [given.matrix.data]
+    if isinstance(given, Blocks):
+        return [block for block in given.blocks if block.size]
+    return [given.F if isinstance(given, LowRank) else given.matrix]
+
+
+def _size(problem: BinaryQuadratic) -> int:
+    return sum(array.nbytes for array in _stored(problem))
+
+
+def _harmless(array: Any) -> bool:
+    largest = max(float(array.max(initial=0.0)), -float(array.min(initial=0.0)))
+    typical = float(np.abs(array.ravel()[:: 1 + array.size // 10_000]).mean()) if array.size else 0.0
+    return 1e-30 < largest < 1e30 and largest <= _SPREAD * typical
+
+
+def loose(problem: BinaryQuadratic) -> bool:
+    """Whether `drop_add` serves: no constraint, or a cardinality with groups that are seldom at a bound."""
+    groups = problem.of_kind(GroupBounds)
+    if not problem.constraints or problem.of_kind(Budget):
+        return not problem.constraints
+    return problem.k is not None and all(_leaves_room(bounds, problem.k, problem.n) for bounds in groups)
+
+
+def _leaves_room(bounds: GroupBounds, k: int, n: int) -> bool:
+    """Whether at most half of what is kept is bound from below, and at most half of what is dropped from above."""
+    least = int(np.maximum(bounds.low, 0).sum())
+    barred = int(np.maximum(bounds.sizes - bounds.high, 0).sum())
+    return 2 * least <= k and 2 * barred <= n - k
 
 
 def view(problem: BinaryQuadratic, *, factored: bool = False) -> View:
-    """Arrays of the problem in the types the kernels were compiled for; `factored` keeps z = F'x of a low rank."""
-    magnitude = float(np.abs(problem.linear).sum()) + problem.couplings.magnitude()
-    return View(_couplings(problem, factored), _frozen(problem.linear), _limits(problem), 1e-14 * magnitude)
+    """Arrays of the problem in the types the kernels were compiled for; `factored` keeps z = F'x of a low rank.
+
+    Large couplings are stored in single precision where that is harmless: a search waits for rows from memory. Fields
+    and values are sums in double precision, and every solution offered is valued from the problem itself.
+    """
+    return View(_couplings(problem, factored), _frozen(problem.linear), _limits(problem))
 
 
 def state(seen: View, x: Any) -> Any:
@@ -150,6 +202,38 @@ def state(seen: View, x: Any) -> Any:
     )
 
 
+def scan(seen: View) -> Any:
+    """Chunks of the units for `drop_add`: within the blocks of a block-diagonal matrix, of even size otherwise."""
+    from .drop_add import Scan
+
+    n, couplings = len(seen.linear), seen.couplings
+    stored = type(couplings).__name__
+    if stored == "Blocks":
+        cut = np.concatenate(
+            [np.arange(s, s + m, _UNITS) for s, m in zip(couplings.start, couplings.size, strict=True)]
+        )
+    else:
+        cut = np.arange(0, n, _UNITS)
+    cut = np.append(cut, n).astype(np.int64)
+    m = len(cut) - 1
+    return Scan(
+        cut=cut,
+        chunk_of=np.repeat(np.arange(m, dtype=np.int32), np.diff(cut)),
+        leave=np.zeros(n),
+        enter=np.zeros(n),
+        most=np.zeros(m),
+        least=np.zeros(m),
+        tried=np.zeros(m),
+        held=np.zeros(n, dtype=np.int32),
+        count=np.zeros(2, dtype=np.int64),
+        stale=np.zeros(m, dtype=bool),
+        shut=np.zeros((2, len(seen.limits.low)), dtype=bool),
+        tight=np.zeros(len(seen.limits.low) + 1, dtype=np.int32),
+        listed=np.zeros((2, m), dtype=np.int32),
+        scratch=np.zeros((2, n)),
+    )
+
+
 def _frozen(array: Any, dtype: Any = np.float64) -> Any:
     """C-ordered and read-only: numba compiles anew for every other layout."""
     array = np.asarray(array, dtype=dtype)
@@ -163,13 +247,14 @@ def _couplings(problem: BinaryQuadratic, factored: bool) -> Any:
     from . import couplings as stored
 
     given = problem.couplings
+    dtype = np.float32 if single(problem) else np.float64
     if isinstance(given, Sparse):
         csr = given.matrix
-        return stored.Csr(_frozen(csr.indptr, np.int64), _frozen(csr.indices, np.int32), _frozen(csr.data))
+        return stored.Csr(_frozen(csr.indptr, np.int64), _frozen(csr.indices, np.int32), _frozen(csr.data, dtype))
     if isinstance(given, Blocks):
         squares = given.sizes * given.sizes
         return stored.Blocks(
-            data=_frozen(given.arrays()["blocks"]),
+            data=_frozen(given.arrays()["blocks"], dtype),
             start=_frozen(given.starts[:-1], np.int64),
             size=_frozen(given.sizes, np.int64),
             offset=_frozen(np.cumsum(squares) - squares, np.int64),
@@ -177,9 +262,9 @@ def _couplings(problem: BinaryQuadratic, factored: bool) -> Any:
         )
     if isinstance(given, LowRank):
         cls = stored.Factored if factored else stored.LowRank
-        return cls(_frozen(given.F), _frozen(given.square), float(given.sign))
+        return cls(_frozen(given.F, dtype), _frozen(given.square), float(given.sign))
     matrix = given.matrix
-    return stored.Dense(_frozen(matrix.T if matrix.flags.f_contiguous else matrix))
+    return stored.Dense(_frozen(matrix.T if matrix.flags.f_contiguous else matrix, dtype))
 
 
 def _limits(problem: BinaryQuadratic) -> Any:
@@ -197,7 +282,7 @@ def _limits(problem: BinaryQuadratic) -> Any:
         high += [*np.minimum(bounds.high, bounds.sizes), n]
         start += [*(np.cumsum(sizes) - sizes)]
         size += [*sizes]
-    budgets = problem.of_kind(Budget)
+    budgets = [budget.capped for budget in problem.of_kind(Budget)]
     indptr, indices, data = _pairs(budgets, n)
     return Limits(
         part=_frozen(np.stack(parts), np.int32),

@@ -6,37 +6,37 @@ import numpy as np
 from numba import njit
 
 from .borrow import borrow
-from .couplings import entry, field, reach, rebuild
-from .limits import recount, respend
+from .couplings import entry, field
 from .moves import (
     BEST,
     COOLING,
     DRIFT,
     HEAT,
+    LEAST,
     STEP,
-    SUM,
     SWEEP,
     SWEEPS,
     VALUE,
     allowed,
+    begin,
     bill,
     keep_best,
     make,
     propose,
+    refresh,
+    stale,
     uniform,
-    value,
 )
-
-_REBUILD_AFTER = 200  # accepted moves per unit: rebuilding then costs under a percent
 
 
 @njit(cache=True, nogil=True)
-def anneal(c, a, limits, state, walk, moves, least, most, work):
+def anneal(c, a, limits, state, walk, moves, most, work):
     """At most `most` proposals and about `work` of work; returns the proposals made. Heat inf accepts everything."""
     c, a, limits, state, walk = borrow((c, a, limits, state, walk))
     real, whole = walk.real, walk.whole
     if whole[SWEEP] < 0:
-        _begin(c, a, limits, state, walk)
+        begin(c, a, limits, state, walk)
+        whole[STEP] = 0
     n, done = state.x.size, 0
     while done < most and work > 0 and whole[SWEEP] < whole[SWEEPS]:
         done += 1
@@ -45,15 +45,17 @@ def anneal(c, a, limits, state, walk, moves, least, most, work):
         if i >= 0:
             change = _accepted(c, a, limits, state, walk, i, j)
             if change < np.inf:
-                if change >= 0.0 and real[VALUE] < real[BEST] - least:
+                if change >= 0.0 and real[VALUE] < real[BEST] - real[LEAST]:
                     keep_best(state, walk)
                 real[VALUE] += change
                 work -= make(c, limits, state, i, j) >> 3
                 whole[DRIFT] += 1
+                if stale(state, walk, change):
+                    refresh(c, a, limits, state, walk)
         whole[STEP] += 1
         if whole[STEP] == n:
-            _end_sweep(c, a, limits, state, walk)
-    if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - least:
+            _end_sweep(walk)
+    if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - real[LEAST]:
         keep_best(state, walk)
     return done
 
@@ -79,30 +81,12 @@ def _accepted(c, a, limits, state, walk, i, j):
     if not allowed(limits, state, i, j):
         return np.inf
     if heat == np.inf:
-        walk.real[SUM] += abs(change)
+        walk.changes[walk.whole[DRIFT] % walk.changes.size] = abs(change)
     return change
 
 
 @njit
-def _begin(c, a, limits, state, walk):
-    recount(limits, state)
-    rebuild(c, a, state.f, state.x)
-    if walk.top[0] < 0.0:
-        reach(c, walk.top)
-    walk.real[VALUE] = value(c, a, state)
-    walk.real[BEST] = min(walk.real[BEST], walk.real[VALUE])
-    walk.whole[SWEEP] = 0
-    walk.whole[STEP] = 0
-    walk.whole[DRIFT] = 0
-
-
-@njit
-def _end_sweep(c, a, limits, state, walk):
+def _end_sweep(walk):
     walk.whole[STEP] = 0
     walk.whole[SWEEP] += 1
     walk.real[HEAT] *= walk.real[COOLING]
-    if walk.whole[DRIFT] > _REBUILD_AFTER * state.x.size:
-        walk.whole[DRIFT] = 0
-        rebuild(c, a, state.f, state.x)
-        respend(limits, state)
-        walk.real[VALUE] = value(c, a, state)

@@ -12,14 +12,15 @@ from .limits import can_flip, can_swap, move, recount
 
 @njit(cache=True, nogil=True)
 def descend_steps(c, a, limits, state, top, fresh, least, steps):
-    """At most `steps` best moves, each better than `least`; returns how many were made."""
+    """At most `steps` best moves, each better than the rounding `least` (1,); returns how many were made."""
     c, a, limits, state, top = borrow((c, a, limits, state, top))
     if fresh:
         recount(limits, state)
         rebuild(c, a, state.f, state.x)
         reach(c, top)
+        least[0] = _rounding(c, a, state)
     for made in range(steps):
-        i, j = _best_move(c, limits, state, top, -least)
+        i, j = _best_move(c, limits, state, top, -least[0])
         if i < 0:
             return made
         for unit in (i, j):
@@ -27,6 +28,16 @@ def descend_steps(c, a, limits, state, top, fresh, least, steps):
                 shift(c, state.f, unit, -1.0 if state.x[unit] else 1.0)
                 move(limits, state, unit)
     return steps
+
+
+@njit
+def _rounding(c, a, state):
+    """The change of the value below which all is rounding."""
+    size = 0.0
+    for i in range(state.x.size):
+        if state.x[i]:
+            size += 0.5 * (abs(a[i]) + abs(state.f[i]))
+    return 1e-14 * size
 
 
 @njit

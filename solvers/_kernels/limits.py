@@ -88,7 +88,7 @@ def pair_cost(limits, b, i, j):
     return 0.0
 
 
-@njit
+@njit(forceinline=True)
 def move(limits, state, i):
     """Change x_i and all that is counted and spent; the fields are the caller's."""
     step = -1 if state.x[i] else 1
@@ -106,7 +106,7 @@ def move(limits, state, i):
     state.x[i] = step > 0
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def _exchange(order, place, i, target):
     other, origin = order[target], place[i]
     order[target], order[origin] = i, other

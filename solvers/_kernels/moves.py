@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from .couplings import field, shift
-from .limits import can_flip, can_swap, move
+from .couplings import exchange, field, reach, rebuild, shift
+from .limits import can_flip, can_swap, move, recount, respend
 
 FLIPS, SWAPS, BOTH = 0, 1, 2
+REBUILD_AFTER = 200  # moves per unit: rebuilding then costs under a percent
 
 # places in Walk.real
-VALUE, BEST, HEAT, COOLING, SUM = range(5)
+VALUE, BEST, HEAT, COOLING, SIZE, LEAST = range(6)
 # places in Walk.whole
 STEP, SWEEP, SWEEPS, DRIFT = range(4)
 
@@ -28,6 +29,7 @@ class Walk(NamedTuple):
     real: Any  # float64 scalars
     whole: Any  # int64 scalars
     chance: Any  # (1,) uint64
+    changes: Any  # (p,) the last absolute changes at infinite heat
 
 
 @njit(inline="always")
@@ -104,22 +106,11 @@ def allowed(limits, state, i, j):
 @njit(inline="always")
 def make(c, limits, state, i, j):
     """Make the move; returns the numbers touched."""
-    touched = shift(c, state.f, i, -1.0 if state.x[i] else 1.0)
+    touched = shift(c, state.f, i, -1.0 if state.x[i] else 1.0) if j < 0 else exchange(c, state.f, i, j)
     move(limits, state, i)
     if j >= 0:
-        touched += shift(c, state.f, j, 1.0)
         move(limits, state, j)
     return touched
-
-
-@njit
-def value(c, a, state):
-    """f(x) without the offset, from the fields."""
-    total = 0.0
-    for i in range(state.x.size):
-        if state.x[i]:
-            total += 0.5 * (a[i] + field(c, a, state.f, state.x, i))
-    return total
 
 
 @njit
@@ -128,3 +119,35 @@ def keep_best(state, walk):
     for i in range(state.x.size):
         walk.best[i] = state.x[i]
     walk.real[BEST] = walk.real[VALUE]
+
+
+@njit
+def begin(c, a, limits, state, walk):
+    """Counts, fields and value from x; the best known value is never raised."""
+    recount(limits, state)
+    if walk.top[0] < 0.0:
+        reach(c, walk.top)
+    refresh(c, a, limits, state, walk)
+    walk.real[BEST] = min(walk.real[BEST], walk.real[VALUE])
+    walk.whole[SWEEP] = 0
+
+
+@njit
+def refresh(c, a, limits, state, walk):
+    """Fields, spending and value from scratch, and below which change all is rounding."""
+    walk.whole[DRIFT] = 0
+    rebuild(c, a, state.f, state.x)
+    respend(limits, state)
+    total, size = 0.0, 0.0
+    for i in range(state.x.size):
+        if state.x[i]:
+            h = field(c, a, state.f, state.x, i)
+            total += 0.5 * (a[i] + h)
+            size += 0.5 * (abs(a[i]) + abs(h))
+    walk.real[VALUE], walk.real[SIZE], walk.real[LEAST] = total, size, 1e-14 * size
+
+
+@njit(forceinline=True)
+def stale(state, walk, change):
+    """Whether fields and value are due from scratch: many moves have gathered rounding, or one took a giant along."""
+    return walk.whole[DRIFT] > REBUILD_AFTER * state.x.size or change < -0.25 * walk.real[SIZE]

@@ -6,31 +6,32 @@ import numpy as np
 from numba import njit
 
 from .borrow import borrow
-from .couplings import entry, reach, rebuild
-from .limits import can_flip, can_swap, recount, respend
+from .couplings import entry
+from .limits import can_flip, can_swap
 from .moves import (
     BEST,
     DRIFT,
     FLIPS,
+    LEAST,
     STEP,
     SWAPS,
     SWEEP,
     SWEEPS,
     VALUE,
     allowed,
+    begin,
     below,
     bill,
     keep_best,
     make,
     propose,
-    value,
+    refresh,
+    stale,
 )
-
-_REBUILD_AFTER = 200  # steps per unit
 
 
 @njit(cache=True, nogil=True)
-def search(c, a, limits, state, walk, cheapest, moves, tenure, strength, least, most):
+def search(c, a, limits, state, walk, cheapest, moves, tenure, strength, most):
     """At most `most` steps, while SWEEP (steps since the last improvement) is below SWEEPS; returns the steps made.
 
     A positive `strength` begins with that many random moves from the best selection.
@@ -38,81 +39,61 @@ def search(c, a, limits, state, walk, cheapest, moves, tenure, strength, least, 
     c, a, limits, state, walk, cheapest = borrow((c, a, limits, state, walk, cheapest))
     real, whole = walk.real, walk.whole
     if whole[SWEEP] < 0:
-        _begin(c, a, limits, state, walk)
+        begin(c, a, limits, state, walk)
     if strength > 0:
-        _shake(c, a, limits, state, walk, moves, strength)
+        shake(c, a, limits, state, walk, moves, strength)
     done = 0
     while done < most and whole[SWEEP] < whole[SWEEPS]:
         done += 1
         whole[STEP] += 1
         whole[SWEEP] += 1
-        change, i, j = _best_move(c, limits, state, walk, cheapest, moves, least)
+        change, i, j = _best_move(c, limits, state, walk, cheapest, moves)
         if i < 0:
             continue
-        if change >= 0.0 and real[VALUE] < real[BEST] - least:
+        if change >= 0.0 and real[VALUE] < real[BEST] - real[LEAST]:
             keep_best(state, walk)
             whole[SWEEP] = 0
         real[VALUE] += change
         make(c, limits, state, i, j)
         whole[DRIFT] += 1
-        _forbid(state, walk, tenure, i)
+        forbid(state, walk, tenure, i)
         if j >= 0:
-            _forbid(state, walk, tenure, j)
-        _refresh(c, a, limits, state, walk)
-    if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - least:
+            forbid(state, walk, tenure, j)
+        if stale(state, walk, change):
+            refresh(c, a, limits, state, walk)
+    if whole[SWEEP] == whole[SWEEPS] and real[VALUE] < real[BEST] - real[LEAST]:
         keep_best(state, walk)
     return done
 
 
-@njit
-def _forbid(state, walk, tenure, i):
+@njit(forceinline=True)
+def forbid(state, walk, tenure, i):
     """Make a unit that was just moved tabu: what was added may leave earlier than what was dropped may come back."""
     span = tenure[0] if state.x[i] else tenure[1]
     walk.until[i] = walk.whole[STEP] + span + below(walk.chance, 1 + span // 2)
 
 
 @njit
-def _shake(c, a, limits, state, walk, moves, strength):
+def shake(c, a, limits, state, walk, moves, strength):
     """`strength` random moves from the best selection so far; nothing is tabu afterwards."""
     for i in range(state.x.size):
         state.x[i] = walk.best[i]
         walk.until[i] = 0
-    _begin(c, a, limits, state, walk)
+    begin(c, a, limits, state, walk)
     for _ in range(strength):
         i, j = propose(limits, state, walk.chance, moves)
         if i >= 0 and allowed(limits, state, i, j):
             make(c, limits, state, i, j)
-    walk.real[VALUE] = value(c, a, state)
+    refresh(c, a, limits, state, walk)
 
 
 @njit
-def _begin(c, a, limits, state, walk):
-    recount(limits, state)
-    rebuild(c, a, state.f, state.x)
-    if walk.top[0] < 0.0:
-        reach(c, walk.top)
-    walk.real[VALUE] = value(c, a, state)
-    walk.real[BEST] = min(walk.real[BEST], walk.real[VALUE])
-    walk.whole[SWEEP] = 0
-    walk.whole[DRIFT] = 0
-
-
-@njit
-def _refresh(c, a, limits, state, walk):
-    if walk.whole[DRIFT] > _REBUILD_AFTER * state.x.size:
-        walk.whole[DRIFT] = 0
-        rebuild(c, a, state.f, state.x)
-        respend(limits, state)
-        walk.real[VALUE] = value(c, a, state)
-
-
-@njit
-def _best_move(c, limits, state, walk, cheapest, moves, least):
+def _best_move(c, limits, state, walk, cheapest, moves):
     """(change, i, j) of the best move that is not tabu or leads below the best value; i = -1 where there is none.
 
     Moves are compared at the prices of the budgets, so that a full budget does not freeze the search.
     """
-    aspired = walk.real[BEST] - least - walk.real[VALUE]
+    aspired = walk.real[BEST] - walk.real[LEAST] - walk.real[VALUE]
     uphill, change, i, j = np.inf, np.inf, -1, -1
     if moves != SWAPS:
         uphill, change, i = _best_flip(limits, state, walk, aspired)

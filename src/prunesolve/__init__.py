@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .problems import Statistics as Statistics
     from .problems import Unit as Unit
     from .problems import UnsupportedProblem as UnsupportedProblem
+    from .problems import library as library
     from .solvers import Result as Result
     from .solvers import Solver as Solver
     from .solvers import Status as Status
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = ("bridges", "formulations", "problems", "solvers")
+_MODULES = {room: f".{room}" for room in _ROOMS} | {"library": ".problems.library"}
 _NAMES = {
     "pipeline": (
         "prune",
@@ -82,8 +84,8 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f".{name}", __name__)
+    if name in _MODULES:
+        return import_module(_MODULES[name], __name__)
     if name in _HOME:
         found = getattr(import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = found
@@ -92,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_ROOMS, *_HOME, "__version__"])
+    return sorted([*_MODULES, *_HOME, "__version__"])

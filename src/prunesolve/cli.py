@@ -1,6 +1,7 @@
 """The command line: data on stdout, progress and notices on stderr.
 
-Exit codes: 0 ok, 1 no feasible solution, 2 bad input (one line, no traceback), 130 Ctrl-C, the incumbent printed.
+Exit codes: 0 ok, 1 no feasible solution or a wrong claim, 2 bad input (one line, no traceback), 130 Ctrl-C, the
+incumbent printed.
 `solve` is kept light: neither torch nor rich nor dimod is imported unless the instance needs it.
 """
 
@@ -23,6 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunesolve._startup import NoBlasForNumba, plain_arguments
 from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem, unknown
 
 app = typer.Typer(
@@ -34,7 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-INFEASIBLE, BAD_INPUT, INTERRUPTED = 1, 2, 130
+INFEASIBLE, REFUTED, BAD_INPUT, INTERRUPTED = 1, 1, 2, 130
+LIBRARY = "library:"
 
 
 class Task(enum.StrEnum):
@@ -173,7 +176,9 @@ def encode(
 
 @app.command()
 def solve(
-    instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file; :k is its k-th instance.")],
+    instance: Annotated[
+        str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file, :k its k-th instance; or library:NAME.")
+    ],
     solver: SolverName = "auto",
     seed: Seed = 0,
     time_limit: TimeLimit = None,
@@ -190,13 +195,11 @@ def solve(
     """Solve an instance file and print the best selection found."""
     from prunesolve import solvers
     from prunesolve.pipeline import told_of
-    from prunesolve.problems.readers import read, split_index
 
     if out is not None:
         check_file(out, ".json")
     searcher = solvers.get(solver, **options(option), **threads_of(solver, threads))
-    path, index = split_index(instance)
-    problem = keeping(read(existing(path), format=file_format, index=index), amount("--keep", keep))
+    problem = keeping(read_instance(instance, file_format), amount("--keep", keep))
     beginning = None if start is None else read_solution(start)
     result = searcher.solve(
         problem, seed=seed, time_limit=time_limit, evaluation_limit=evaluation_limit, start=beginning, bound=bound
@@ -242,14 +245,32 @@ def list_formulations() -> None:
         say(f"{name:<22}{sentence}")
 
 
+@app.command("instances")
+def list_instances() -> None:
+    """List the instances that come with prunesolve; `solve library:NAME` takes one."""
+    from prunesolve.problems import library
+
+    for name in library.names():
+        facts = library.about(name)
+        of = f"{facts['n']} units" if facts["k"] is None else f"{facts['k']} of {facts['n']}"
+        say(f"{name:<42}{of:<12}{facts['kind'].partition(';')[0]:<9}{'proved' if facts['proved'] else 'open'}")
+
+
 @app.command()
-def info(file: Annotated[str, typer.Argument(metavar="FILE[:k]", help="Any file prunesolve reads or writes.")]) -> None:
-    """Say what a file holds."""
+def info(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE[:k]", help="Any file prunesolve reads or writes, or library:NAME.")
+    ],
+) -> None:
+    """Say what a file or a library instance holds."""
+    if file.startswith(LIBRARY):
+        say(describe(read_instance(file)) + "\n" + known_of(file.removeprefix(LIBRARY)))
+        return
     from prunesolve.pipeline import load
     from prunesolve.problems.readers import SUFFIXES, instances_in, split_index
 
     path, index = split_index(file)
-    known = existing(path).suffix.lower() in (*SUFFIXES, ".json", ".safetensors", ".pt2")
+    known = existing_instance(path).suffix.lower() in (*SUFFIXES, ".json", ".safetensors", ".pt2")
     several = 1 if known or index is not None else instances_in(path)
     if several > 1:
         say(f"{path}: {several} instances; name one as {path}:1 to {path}:{several}")
@@ -264,39 +285,31 @@ def convert(
     file_format: FileFormat = "auto",
 ) -> None:
     """Convert an instance from one file format to another."""
-    from prunesolve.problems.readers import read, split_index, write
+    from prunesolve.problems.readers import write
 
-    path, index = split_index(source)
-    problem = read(existing(path), format=file_format, index=index)
+    problem = read_instance(source, file_format)
     write(problem, target)
     say(f"{target}: {describe(problem)}")
 
 
 @app.command()
 def check(
-    instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file.")],
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file or library:NAME.")],
     result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A claimed solution.")],
     file_format: FileFormat = "auto",
 ) -> None:
-    """Verify a claimed solution: recompute its objective and its constraints."""
-    from prunesolve.problems.readers import read, split_index
+    """Verify a claimed solution: recompute its objective and its constraints, compare with what is known."""
+    from prunesolve.claims import examine
 
-    path, index = split_index(instance)
-    problem = read(existing(path), format=file_format, index=index)
-    claimed, told = read_result(result), read_object(result)
-    if told.get("instance_hash") not in (None, problem.hash):
-        raise InvalidProblem(f"{result}: made for instance {told['instance_hash']}, {instance} is {problem.hash}")
-    if claimed.solution is None or len(claimed.solution) != problem.n:
-        got = f"none (status {claimed.status})" if claimed.solution is None else f"one of {len(claimed.solution)}"
-        raise InvalidProblem(f"{result}: expected a solution of n = {problem.n} units for {instance}, got {got}")
-    objective, violation = problem.value(claimed.solution), problem.violation(claimed.solution)
-    scale = max(1.0, abs(objective))
-    if claimed.objective is None or abs(claimed.objective - objective) > 1e-9 * scale:
-        raise InvalidProblem(f"{result}: claims objective {claimed.objective}, recomputed {objective}")
-    if not problem.is_feasible(claimed.solution):
-        say(f"infeasible: objective {objective:.12g}, violation {violation:g}")
-        raise typer.Exit(INFEASIBLE)
-    say(f"holds: objective {objective:.12g}, feasible, {int(claimed.solution.sum())} of {problem.n} kept")
+    problem = read_instance(instance, file_format)
+    read_result(result)
+    try:
+        verdict = examine(problem, read_object(result))
+    except InvalidProblem as error:
+        raise InvalidProblem(f"{result}, for {instance}: {error}") from None
+    say("\n".join(verdict.lines))
+    if verdict.faults or not verdict.feasible:
+        raise typer.Exit(REFUTED)
 
 
 def amount(flag: str, text: str | None) -> int | float | None:
@@ -307,6 +320,42 @@ def amount(flag: str, text: str | None) -> int | float | None:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
         raise InvalidProblem(f"{flag}: expected a fraction such as 0.5 or a count such as 64, got {text!r}") from None
+
+
+def read_instance(name: str, file_format: str = "auto") -> Any:
+    """The problem in FILE[:k], or library:NAME from the instance library."""
+    if name.startswith(LIBRARY):
+        from prunesolve.problems import library
+
+        if file_format != "auto":
+            raise InvalidProblem(f"--format: {name} is no file, leave the format out")
+        return library.load(name.removeprefix(LIBRARY))
+    from prunesolve.problems.readers import read, split_index
+
+    path, index = split_index(name)
+    return read(existing_instance(path), format=file_format, index=index)
+
+
+def existing_instance(path: str) -> Path:
+    """The path, if a file is there; where none is, the library may have an instance that is called so, or nearly."""
+    if not Path(path).exists():
+        from prunesolve.problems import library
+
+        wanted = Path(path).name.removesuffix(".npz")
+        for close in difflib.get_close_matches(wanted, library.names(), n=1, cutoff=0.9):
+            raise InvalidProblem(f"{path}: no such file; did you mean {LIBRARY}{close}?")
+    return existing(path)
+
+
+def known_of(name: str) -> str:
+    """What is known of a library instance, in a few lines."""
+    from prunesolve.problems import library
+
+    facts = library.about(name)
+    shown = {"from": facts["provenance"], "by": facts["formulation"], "budget": facts["budget"]}
+    shown["best known"] = f"{facts['best_known']:.12g}{' (proved optimal)' if facts['proved'] else ''}"
+    shown["bound"] = f"{facts['bound']:.12g}"
+    return "\n".join(f"  {word:<12}{value}" for word, value in shown.items())
 
 
 def keeping(problem: Any, keep: int | float | None) -> Any:
@@ -328,7 +377,11 @@ def threads_of(solver: str, threads: int | None) -> dict[str, int]:
         return {}
     if threads < 1:
         raise InvalidProblem(f"--threads: expected at least 1, got {threads}")
-    return {"threads": threads} if "threads" in solvers.solver_class(solver).options() else {}
+    if "threads" in solvers.solver_class(solver).options():
+        return {"threads": threads}
+    if threads > 1:
+        notice(f"prunesolve: {solver} uses one thread")
+    return {}
 
 
 def split(names: str | None) -> list[str] | None:
@@ -580,10 +633,11 @@ def main(arguments: list[str] | None = None) -> None:
         # collections while numba and torch load, and at exit, find nothing: a third of a short command's time
         gc.set_threshold(200_000, 20, 100)
         atexit.register(gc.freeze)
+        sys.meta_path.insert(0, NoBlasForNumba)
     logging.basicConfig(format="prunesolve: %(message)s", stream=sys.stderr, level=logging.WARNING)
     try:
         # typer itself turns Ctrl-C into the code 130, its older versions into an Abort
-        code = app(arguments, standalone_mode=False) or 0
+        code = run(sys.argv[1:] if arguments is None else arguments)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (InvalidProblem, UnsupportedProblem, SolverFailed, OSError, MemoryError) as error:
@@ -596,6 +650,18 @@ def main(arguments: list[str] | None = None) -> None:
     if code == INTERRUPTED:
         notice("prunesolve: interrupted")
     sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of a command line. Read by typer, but for a plain `solve`, which is done before typer has begun."""
+    plain = plain_arguments(solve, arguments[1:]) if arguments[:1] == ["solve"] else None
+    if plain is None:
+        return app(arguments, standalone_mode=False) or 0
+    try:
+        solve(**plain)
+    except typer.Exit as leave:
+        return leave.exit_code
+    return 0
 
 
 def refuse(message: str) -> int:

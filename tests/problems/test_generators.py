@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from prunesolve.problems import Blocks, Budget, InvalidProblem, LowRank, Unit
-from prunesolve.problems.generators import COUPLINGS, max_diversity, pruning, quadratic_knapsack, qubo
+from prunesolve.problems.generators import COUPLINGS, max_diversity, palubeckis, pruning, quadratic_knapsack, qubo
 
 MAKERS = {
     **{kind: lambda seed, kind=kind: pruning(40, layers=3, coupling=kind, seed=seed) for kind in COUPLINGS},
     "qubo": lambda seed: qubo(20, 0.5, seed),
+    "palubeckis": lambda seed: palubeckis(20, 50, seed),
     "knapsack": lambda seed: quadratic_knapsack(20, 0.5, seed),
     "diversity": lambda seed: max_diversity(20, 5, seed),
 }
@@ -85,6 +86,45 @@ def test_classics():
     assert all(D[i, j] <= D[i, k] + D[k, j] + 1e-9 for i in range(25) for j in range(25) for k in range(25))
 
 
+def number_by_number(n, density, seed):
+    """Palubeckis' stream read as the paper tells it, one number after the other."""
+    coefficients = np.zeros((n, n))
+
+    def random():
+        nonlocal seed
+        seed = 16807 * seed % (2**31 - 1)
+        return seed / 2**31
+
+    for i in range(n):
+        coefficients[i, i] = np.floor(201 * random()) - 100
+        for j in range(i + 1, n):
+            if 100 * random() <= density:
+                coefficients[i, j] = np.floor(201 * random()) - 100
+    return coefficients
+
+
+@pytest.mark.parametrize("density", [0, 10, 50, 80, 100])
+@pytest.mark.parametrize("n", [1, 2, 3, 60])
+def test_palubeckis_stream_is_read_in_order(n, density):
+    problem, q = palubeckis(n, density, 31000), number_by_number(n, density, 31000)
+    x = np.random.default_rng(0).random((20, n)) < 0.5
+    expected = [q.diagonal()[row].sum() + 2 * np.triu(q, 1)[np.ix_(row, row)].sum() for row in x]
+    np.testing.assert_array_equal(-problem.value(x), expected)
+
+
+@pytest.mark.slow
+def test_palubeckis_p3000_1_reaches_the_published_value():
+    """A wrong stream has another optimum; 3931583 is the best known since Palubeckis (2004)."""
+    from prunesolve import solvers
+
+    best = -3931583
+    problem = palubeckis(3000, 50, 31000)
+    result = solvers.get("swap-tabu").solve(
+        problem, evaluation_limit=3_000_000, callback=lambda seen: seen.objective <= best
+    )
+    assert result.objective == best
+
+
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
@@ -94,6 +134,8 @@ def test_classics():
         (lambda: pruning(4, coupling="sparce"), "did you mean 'sparse'"),
         (lambda: qubo(0), "n >= 1"),
         (lambda: quadratic_knapsack(5, 2.0), "density"),
+        (lambda: palubeckis(5, 101, 1), "density from 0 to 100"),
+        (lambda: palubeckis(5, 50, 0), "seed from 1"),
         (lambda: max_diversity(5, 6), "largest that can be kept is 5"),
     ],
 )

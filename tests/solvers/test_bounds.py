@@ -19,8 +19,9 @@ from prunesolve.problems import (
     LowRank,
     generators,
 )
-from prunesolve.solvers import bounds, testing
-from prunesolve.solvers.bounds import Polytope, Relaxation, convex_diagonal, lower_bound
+from prunesolve.solvers import _branching, _convexity, testing
+from prunesolve.solvers._completion import completion_bound
+from prunesolve.solvers.bounds import Polytope, Relaxation, convex_diagonal, frank_wolfe, lower_bound
 
 
 def optimum(problem):
@@ -81,6 +82,78 @@ def test_the_bound_is_never_above_the_optimum_wherever_it_stops(problem, iterati
     assert lower_bound(problem, iterations=iterations) <= best
 
 
+@given(problems(), st.integers(-200, 200), st.booleans())
+@settings(max_examples=60)
+def test_the_bound_holds_at_any_magnitude_and_with_an_incumbent(problem, power, told):
+    problem = scaled(problem, 10.0**power)
+    best = optimum(problem)
+    value = best if told and np.isfinite(best) else None
+    assert lower_bound(problem, iterations=40, incumbent=value) <= best
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1e3, 1e9, 1e200]), st.sampled_from([0, 4, None]))
+@settings(max_examples=40)
+def test_a_giant_coupling_spoils_no_bound(seed, giant, k):
+    rng = np.random.default_rng(seed)
+    upper = np.triu(rng.normal(size=(10, 10)), 1)
+    upper[0, 1] = giant * rng.choice([-1, 1])
+    constraints = [] if k is None else [Cardinality(k)]
+    problem = BinaryQuadratic(rng.normal(size=10), upper + upper.T, constraints=constraints)
+    assert lower_bound(problem, iterations=100) <= optimum(problem)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 14))
+@settings(max_examples=25)
+def test_branching_alone_proves_a_small_optimum(seed, k):
+    rng = np.random.default_rng(seed)
+    upper = np.triu(rng.normal(size=(14, 14)), 1)
+    problem = BinaryQuadratic(rng.normal(size=14), upper + upper.T, constraints=[Cardinality(k)])
+    best = optimum(problem)
+    assert best - 1e-9 <= lower_bound(problem) <= best
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30)
+def test_completions_bound_a_knapsack_from_below_and_beyond_the_first_split(seed):
+    problem = generators.quadratic_knapsack(12, density=0.6, seed=seed)
+    budget, best = problem.of_kind(Budget)[0], optimum(problem)
+    first = completion_bound(problem, budget, iterations=1)
+    last = completion_bound(problem, budget, iterations=300)
+    assert first <= last <= best
+
+
+def test_prices_never_lift_the_objective_of_a_feasible_selection():
+    rng = np.random.default_rng(5)
+    n = 10
+    cost = rng.integers(1, 9, n).astype(float)
+    bounds = [GroupBounds(np.arange(n) % 3, [1, 0, 2], [2, 3, 3]), Budget(cost, 0.5 * cost.sum())]
+    problem = BinaryQuadratic(rng.normal(size=n), constraints=[Cardinality(5), *bounds])
+    x = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
+    feasible = x[problem.is_feasible(x)]
+    for polytope in Polytope.all_of(problem):
+        for _ in range(10):
+            priced = polytope.priced(problem, rng.normal(size=n))
+            assert (priced.value(feasible) <= problem.value(feasible) + 1e-7).all()
+
+
+def test_a_sharpened_diagonal_is_convex_on_the_slice_and_bounds_better():
+    rng = np.random.default_rng(1)
+    n, k = 40, 15
+    upper = np.triu(np.abs(np.corrcoef(rng.normal(size=(n, 12)))), 1)
+    cosines = upper + upper.T
+    problem = BinaryQuadratic(-rng.random(n), cosines, constraints=[Cardinality(k)])
+    core = _branching.Core.of(problem, Relaxation.of(problem).d)
+    sharpener = _convexity.Sharpener(
+        core.half, k, core.d, core.middle(), lambda d, y: _branching._relax_closely(core, y, d), lambda: False
+    )
+    while sharpener.step():
+        pass
+    d = sharpener.verified()
+    slice_basis = np.linalg.svd(np.ones((1, n)))[2][1:]
+    assert np.linalg.eigvalsh(slice_basis @ (core.half + np.diag(d)) @ slice_basis.T)[0] >= -1e-13
+    assert sharpener.bound > _branching._relax(core, core.middle(), np.inf).bound + 1e-3
+
+
 @given(problems())
 @settings(max_examples=40)
 def test_the_shifted_matrix_is_positive_semidefinite(problem):
@@ -136,14 +209,36 @@ def test_it_converges_to_the_relaxed_optimum_that_scipy_finds():
         method="SLSQP",
         options={"maxiter": 500, "ftol": 1e-13},
     )
-    assert lower_bound(problem) == pytest.approx(solved.fun, rel=1e-5)
+    free = np.full(24, -1, dtype=np.int8)
+    whole = frank_wolfe(relaxation, Polytope.tightest(problem), free, iterations=10_000)
+    assert whole.bound == pytest.approx(solved.fun, rel=1e-5)
+    core = _branching.Core.of(problem, relaxation.d)
+    by_pairs = _branching._relax(core, core.middle(), np.inf)
+    assert core.unit * by_pairs.bound == pytest.approx(solved.fun, rel=1e-7)
 
 
-def test_a_true_diagonal_makes_it_tighter():
-    problem = generators.pruning(32, keep=0.5, rank=4, seed=0)
-    assert problem.diagonal is not None
-    without = problem.replace(diagonal=None)
-    assert lower_bound(problem, iterations=300) > lower_bound(without, iterations=300) + 1e-3
+def relaxed(problem):
+    free = np.full(problem.n, -1, dtype=np.int8)
+    return frank_wolfe(Relaxation.of(problem), Polytope.tightest(problem), free, iterations=3000).bound
+
+
+def test_a_true_diagonal_makes_the_relaxation_tighter():
+    rng = np.random.default_rng(0)
+    gram = np.cov(rng.normal(size=(30, 60)) * rng.uniform(0.1, 3, (30, 1)))
+    couplings = gram - np.diag(np.diag(gram))
+    without = BinaryQuadratic(-2 * gram.sum(axis=1) * rng.random(30), 2 * couplings, constraints=[Cardinality(15)])
+    assert relaxed(without.replace(diagonal=np.diag(gram))) > relaxed(without) + 1e-3
+
+
+def test_the_diagonal_of_a_low_rank_matrix_is_recovered():
+    problem = generators.pruning(90, keep=0.5, layers=2, rank=8, seed=0)
+    found = _convexity.recovered_diagonal(problem.quadratic)
+    assert found == pytest.approx(problem.diagonal, rel=1e-6)
+
+
+def test_a_matrix_of_full_rank_has_no_diagonal_to_recover():
+    upper = np.triu(np.random.default_rng(0).normal(size=(30, 30)), 1)
+    assert _convexity.recovered_diagonal(upper + upper.T) is None
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 0.999999, -3.0])
@@ -167,7 +262,7 @@ def test_blocks_are_shifted_each_by_its_own_eigenvalue():
 
 
 def test_a_block_too_large_for_eigenvalues_is_made_dominant(monkeypatch):
-    monkeypatch.setattr(bounds, "_LARGEST_EIGEN", 4)
+    monkeypatch.setattr(_convexity, "LARGEST_EIGEN", 4)
     for storage in (lambda m: m, csr_array, lambda m: Blocks([m])):
         upper = np.triu(np.random.default_rng(0).normal(size=(8, 8)), 1)
         problem = BinaryQuadratic(np.ones(8), storage(upper + upper.T))

@@ -1,0 +1,170 @@
+"""What a result file says of its solution, against what the solution really is on the instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from prunesolve.problems import BinaryQuadratic, InvalidProblem
+
+PROVED = 1e-9  # of max(1, |objective|): closer than this nothing counts as better, as in `exact`
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of checking a claim.
+
+    Parameters
+    ----------
+    faults : tuple of str
+        What the claim says that is not so; empty where it holds.
+    feasible : bool
+        Whether the solution meets the constraints, recomputed.
+    lines : tuple of str
+        The same to be read, first what matters most.
+    """
+
+    faults: tuple[str, ...]
+    feasible: bool
+    lines: tuple[str, ...]
+
+
+def examine(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Verdict:
+    """Recompute what a result claims: instance, objective in both senses, feasibility, counts, and what bounds allow.
+
+    A claimed bound is only compared with known values, not proved again.
+
+    Parameters
+    ----------
+    problem : BinaryQuadratic
+        The instance; `best_known` and `bound` in its `meta`, to be minimised, are compared with where they are there.
+    told : mapping
+        The JSON object that `solve` writes.
+
+    Raises
+    ------
+    InvalidProblem
+        If the result holds no solution of the problem's n units, so that there is nothing to check.
+
+    Examples
+    --------
+    >>> problem = BinaryQuadratic([-1.0, -2.0, -3.0])
+    >>> told = {"n": 3, "solution": [1, 2], "objective": -6.0, "feasible": True}
+    >>> examine(problem, told).faults
+    ('claims objective -6, recomputed -5',)
+    """
+    if told.get("instance_hash") not in (None, problem.hash):
+        fault = f"made for instance {told['instance_hash']}, this one is {problem.hash}"
+        return Verdict((fault,), False, (f"wrong: {fault}",))
+    solution = _solution(problem, told)
+    objective, feasible = problem.value(solution), problem.is_feasible(solution)
+    faults = tuple(_faults(problem, told, solution, objective, feasible))
+    native = f" ({-objective:.12g} maximised)" if problem.meta.get("sense") == "maximise" else ""
+    found = f"objective {objective:.12g}{native}, {int(solution.sum())} of {problem.n} kept"
+    if faults:
+        return Verdict(faults, feasible, (*(f"wrong: {fault}" for fault in faults), f"recomputed: {found}"))
+    if not feasible:
+        return Verdict((), False, (f"infeasible, as claimed: {found}, violation {problem.violation(solution):g}",))
+    return Verdict((), True, (f"holds: {found}, feasible", *_standing(problem, told, objective)))
+
+
+def _solution(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Any:
+    kept, n = told.get("solution"), told.get("n")
+    if kept is None or n != problem.n:
+        got = f"none (status {told.get('status')})" if kept is None else f"one of {n}"
+        raise InvalidProblem(f"expected a solution of n = {problem.n} units, got {got}")
+    if not all(isinstance(i, int) and 0 <= i < problem.n for i in kept):
+        raise InvalidProblem(f"solution: expected indices from 0 to {problem.n - 1}")
+    solution = np.zeros(problem.n, dtype=bool)
+    solution[kept] = True
+    return solution
+
+
+def _faults(
+    problem: BinaryQuadratic, told: Mapping[str, Any], solution: Any, objective: float, feasible: bool
+) -> Iterator[str]:
+    """Each thing that is not as claimed, in a few words."""
+    slack, turned = _rounding(problem, objective), -1.0 if problem.meta.get("sense") == "maximise" else 1.0
+    claims = {"objective": told.get("objective"), "native_objective": told.get("native_objective", turned * objective)}
+    for (name, claimed), true in zip(claims.items(), (objective, turned * objective), strict=True):
+        if not _is_number(claimed) or not abs(claimed - true) <= slack:
+            yield f"claims {name} {_shown(claimed)}, recomputed {true:.12g}"
+    if told.get("kept") not in (None, int(solution.sum())):
+        yield f"claims {told['kept']} kept, its solution keeps {int(solution.sum())}"
+    if told.get("kept_units") is not None and _units_of(told["kept_units"]) != _units_kept(problem, solution):
+        yield "claims kept_units that are not those of its solution"
+    if told.get("feasible") != feasible:
+        said = "feasible" if told.get("feasible") else "infeasible"
+        yield f"claims to be {said}, violation {problem.violation(solution):g}"
+    yield from _bound_faults(problem, told, objective, feasible, slack)
+
+
+def _units_of(kept_units: Any) -> set[tuple[str, int]] | None:
+    """(layer, channel) of each claimed unit; None where the claim is of another form."""
+    try:
+        return {(layer, channel) for layer, channels in kept_units.items() for channel in channels}
+    except (AttributeError, TypeError):
+        return None
+
+
+def _units_kept(problem: BinaryQuadratic, solution: Any) -> set[Any]:
+    labels = problem.labels or ()
+    return {tuple(label) for label, stays in zip(labels, solution, strict=False) if stays and isinstance(label, tuple)}
+
+
+def _bound_faults(
+    problem: BinaryQuadratic, told: Mapping[str, Any], objective: float, feasible: bool, slack: float
+) -> Iterator[str]:
+    bound, best = told.get("bound"), problem.meta.get("best_known")
+    if bound is not None and not _is_number(bound):
+        yield f"claims bound {_shown(bound)}, which is no number"
+    elif bound is not None and feasible and bound > objective + slack:
+        yield f"claims bound {bound:.12g}, above its objective {objective:.12g}"
+    elif bound is not None and best is not None and bound > best + slack:
+        yield f"claims bound {bound:.12g}, above the best known value {best:.12g}"
+    if told.get("status") != "OPTIMAL":
+        return
+    if not feasible:
+        yield "claims to be OPTIMAL, but is infeasible"
+    elif best is not None and objective > best + slack + PROVED * max(1.0, abs(best)):
+        yield f"claims to be OPTIMAL, the best known value {best:.12g} is lower"
+
+
+def _standing(problem: BinaryQuadratic, told: Mapping[str, Any], objective: float) -> Iterator[str]:
+    """Where a claim that holds stands among what is known of the instance."""
+    best, known, slack = problem.meta.get("best_known"), problem.meta.get("bound"), _rounding(problem, objective)
+    if best is not None:
+        proved = ", which is proved optimal" if problem.meta.get("proved") else ""
+        if abs(objective - best) <= slack:
+            yield f"matches best known {best:.12g}{proved}"
+        elif objective > best:
+            yield f"{objective - best:.2g} above best known {best:.12g}{_percent(objective - best, best)}{proved}"
+        else:
+            yield f"{best - objective:.2g} better than best known {best:.12g}{_percent(best - objective, best)}"
+    if known is not None and objective < known - slack:
+        yield f"below the recorded bound {known:.12g}: that bound is wrong"
+    elif known is not None and objective > known + slack:
+        yield f"{objective - known:.2g} above the recorded bound {known:.12g}{_percent(objective - known, objective)}"
+    if told.get("bound") is not None:
+        yield f"claims bound {told['bound']:.12g}: not above what is known, not proved again here"
+
+
+def _rounding(problem: BinaryQuadratic, objective: float) -> float:
+    """How far two honest computations of the objective may differ."""
+    size = abs(problem.offset) + float(np.abs(problem.linear).sum()) + problem.couplings.magnitude()
+    return 1e-9 * abs(objective) + 64 * float(np.finfo(np.float64).eps) * size
+
+
+def _percent(difference: float, reference: float) -> str:
+    return f" ({100 * difference / abs(reference):.2g} %)" if reference else ""
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.12g}" if _is_number(value) else str(value)
