@@ -151,8 +151,10 @@ SOURCES = {"real": real, "synthetic": synthetic, "mdplib": mdplib}
 
 def our_run(instance: Instance, name: str, seconds: float, seed: int) -> Run:
     solver = solvers.get(name)
+    # a problem of its own for every run: what a search lays out for a problem is kept as long as that lives
+    problem = instance.problem.replace()
     began = time.perf_counter()
-    result = solver.solve(instance.problem, seed=seed, time_limit=seconds)
+    result = solver.solve(problem, seed=seed, time_limit=seconds)
     took = time.perf_counter() - began - result.details["compile_seconds"]
     trace = tuple((row.seconds, row.objective) for row in result.trace if row.objective is not None)
     return Run(

@@ -230,7 +230,7 @@ class Branching:
         lead: float = 0.0,
         offer: Callable[[Any], Any] = lambda x: None,
     ) -> None:
-        self.core = Core.of(problem, d)
+        self.problem, self.core = problem, Core.of(problem, d)
         self.value, self.lead, self.offer = value / self.core.unit, lead / self.core.unit, offer
         self.ages = itertools.count()
         self.open: list[_Node] = []
@@ -288,9 +288,17 @@ class Branching:
         self._take(found._replace(value=value, rounded=x))
 
     def _take(self, found: _Found) -> None:
-        if found.value < self.value:
-            self.value = found.value
-            self.offer(self.core.selection(found.rounded))
+        """Keep the rounded selection if it is better.
+
+        The problem values it: the kernel adds and subtracts the diagonal, which drowns small numbers beside a giant.
+        """
+        doubt = self.core.margin if self.core.margin > 0.25 * self.lead else 0.0
+        if found.value < self.value + doubt:
+            x = self.core.selection(found.rounded)
+            value = float(self.problem.value(x)) / self.core.unit
+            if value < self.value:
+                self.value = value
+                self.offer(x)
 
     def _shrink(self, found: _Found) -> bool:
         """Fold the settled units away; False where there are none, or all are."""

@@ -25,6 +25,7 @@ from ._convexity import power_of_two
 
 _EPS = float(np.finfo(np.float64).eps)
 _TOLERANCE = 1e-9  # of a budget's scale, as in `Budget.holds`
+_FREE = 1e-100  # of the largest cost
 _PATIENCE = 10  # steps without a better bound before the step is halved
 _SMALLEST = 1e-4  # of a step's first length, where it ends
 _REACH = 0.05  # of the best bound, what a step aims at beyond it
@@ -39,9 +40,11 @@ def completion_bound(
     stop: Callable[[], bool] = lambda: False,
 ) -> float:
     """The best bound that the steps allowed find; -inf where rounding would spoil it."""
+    budget = budget.capped
     price, unit = power_of_two(budget.cost), power_of_two(problem.linear, problem.couplings.dense())
     limit = (budget.limit + _TOLERANCE * budget.scale) / price
-    cost, offset = budget.cost / price, problem.offset / unit
+    # next to nothing counts as nothing, which bounds as well, and keeps ratios in range
+    cost, offset = np.where(budget.cost < _FREE * price, 0.0, budget.cost / price), problem.offset / unit
     together = cost[:, None] + cost <= limit
     np.fill_diagonal(together, False)
     # a pair that does not fit brings nothing; a unit that does not fit is out

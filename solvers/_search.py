@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, Budget, GroupBounds, LowRank
+from prunesolve.problems import BinaryQuadratic, Budget, GroupBounds
 from prunesolve.problems._feasibility import cheapest
 
 from . import _kernels
@@ -48,7 +48,7 @@ class Search:
         self._pace = _kernels.Pace(work=100)
 
     @classmethod
-    def begin(cls, problem: BinaryQuadratic, run: Run, *, factored: bool = False) -> Search | None:
+    def begin(cls, problem: BinaryQuadratic, run: Run, *, sums: bool = False) -> Search | None:
         """A search from the caller's start, else a greedy one; None where no feasible selection is found."""
         fields = _kernels.view(problem)
         x = run.start
@@ -59,8 +59,7 @@ class Search:
             if x is None:
                 return None
             run.offer(x)
-        factored = factored and isinstance(problem.couplings, LowRank)
-        return cls(problem, run, x, _kernels.view(problem, factored=True) if factored else fields)
+        return cls(problem, run, x, _kernels.view(problem, sums=sums))
 
     @classmethod
     def _greedy(cls, problem: BinaryQuadratic, run: Run, fields: _kernels.View) -> Any:
@@ -102,7 +101,7 @@ class Search:
             top=np.full(n, -1.0),
             until=np.zeros(n, dtype=np.int64),
             price=np.zeros(len(self.view.limits.limit)),
-            real=np.zeros(6),
+            real=np.zeros(7),
             whole=np.zeros(4, dtype=np.int64),
             chance=self.run.rng.integers(0, 2**64, size=1, dtype=np.uint64),
             changes=np.full(_PROBES, -1.0),

@@ -1,27 +1,38 @@
-"""Picks a solver by size, constraints and declared limits, and says what it picked and why."""
+"""Picks solvers by size, structure, constraints and declared limits, and says what it picked and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prunesolve.problems import BinaryQuadratic
+from prunesolve.problems import BinaryQuadratic, LowRank
 
+from . import _branching
 from ._base import Run, Solver, Status
 from ._descent import descend, prepare
+from ._search import Search
 from ._threads import check_threads
+from .block_fronts import BlockFronts, splits
 from .exact import Exact
-from .greedy import Greedy
 from .swap_annealing import SwapAnnealing
 from .swap_tabu import SwapTabu
+
+_TRIAL = 500  # nodes of a tree that may prove the optimum at once
+_TRIAL_SHARE = 0.25  # of the time limit
+_TRIAL_COST = 2e-6  # seconds for each pair of units below which a limit leaves no room for a trial
 
 
 @dataclass(frozen=True)
 class Auto(Solver):
-    """Greedy with exact descent as the floor, then the solver that fits.
+    """Greedy with exact descent as the floor, then what fits the instance.
 
-    Up to 16 units are enumerated, unconstrained problems go to tabu search, all others to swap annealing; the choice
-    follows the problem and the declared limits, never measured time. `details["picked"]` names it.
+    - up to 16 units: enumeration;
+    - blocks that do not touch, under one cardinality: `block-fronts`;
+    - a form that is positive semidefinite, under a cardinality alone: a short branch and bound, which often proves the
+      optimum at once, then as below from what it found;
+    - no constraint: `swap-tabu`; any other: `swap-annealing`.
+
+    The choice follows the problem and the declared limits, never measured time. `details["picked"]` names it.
 
     Parameters
     ----------
@@ -46,18 +57,24 @@ class Auto(Solver):
     def _prepare(self, problem: BinaryQuadratic) -> None:
         picked, _ = _pick(problem, self.threads)
         picked._prepare(problem)
-        if not isinstance(picked, Exact):
-            prepare(problem)
+        if isinstance(picked, Exact):
+            return
+        prepare(problem)
+        if _promises_a_proof(problem):
+            _branching.prepare()
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
         picked, reason = _pick(problem, self.threads)
         run.details["picked"] = f"{picked.name}: {reason}"
         if isinstance(picked, Exact):
             return picked._search(problem, run)
-        run.delegate(Greedy())
-        if run.feasible:
+        if Search.begin(problem, run) is not None:
             run.offer(descend(problem, run.best, run.should_stop))
             run.start = run.best
+            roomy = run.time_limit is None or run.time_limit > _TRIAL_COST * problem.n**2
+            if roomy and _promises_a_proof(problem) and _proved(problem, run):
+                run.details["picked"] = "exact: proved in a short trial"
+                return Status.OPTIMAL
         return None if run.should_stop() else picked._search(problem, run)
 
 
@@ -66,4 +83,21 @@ def _pick(problem: BinaryQuadratic, threads: int) -> tuple[Solver, str]:
         return Exact(), f"{problem.n} units can be enumerated"
     if not problem.constraints:
         return SwapTabu(threads=threads), "tabu search leads on unconstrained problems"
+    if splits(problem):
+        return BlockFronts(), "blocks that do not touch, joined by their fronts"
     return SwapAnnealing(threads=threads), f"n = {problem.n} under constraints"
+
+
+def _promises_a_proof(problem: BinaryQuadratic) -> bool:
+    """Whether the relaxation is likely to be tight: a semidefinite form is claimed, and a count is all else."""
+    couplings = problem.couplings
+    claimed = problem.diagonal is not None or (isinstance(couplings, LowRank) and couplings.sign == 1)
+    return claimed and problem.k is not None and not splits(problem) and _branching.suits(problem)
+
+
+def _proved(problem: BinaryQuadratic, run: Run) -> bool:
+    """Whether a short branch and bound proves the optimum; what it finds is the next search's start."""
+    limit = None if run.time_limit is None else _TRIAL_SHARE * run.remaining
+    inner = run.delegate(Exact(node_limit=_TRIAL), start=run.best, time_limit=limit)
+    run.start = run.best
+    return inner.told is Status.OPTIMAL

@@ -19,12 +19,13 @@ from prunesolve.problems import (
     InvalidProblem,
     LowRank,
 )
+from prunesolve.problems._feasibility import cheapest
 
 from . import _kernels
 from ._base import Run, Solver, Status
 from ._diagonal import Tight, natural, tightest
+from ._tolerance import tolerance, typical_bias
 
-_TOLERANCE = 1e-9  # relative, as in `exact`
 _EPS = float(np.finfo(np.float64).eps)
 _TIGHTENED = 256  # units of a block up to which its diagonal is optimised
 _ENUMERATED = 14  # units of a block up to which all its selections are valued
@@ -212,19 +213,13 @@ class _Coupled:
 
     def __init__(self, problem: BinaryQuadratic, units: Any) -> None:
         self.at = _kernels.load("fronts")
-        self.units, n = units, len(units)
+        self.problem, self.units, n = problem, units, len(units)
         self.exact = n <= _ENUMERATED
         self.claim = None if problem.diagonal is None else problem.diagonal[units]
-        matrix = _matrix(problem.couplings, units)
-        part, low, high = _parts(problem, units)
-        linear = np.ascontiguousarray(problem.linear[units])
-        size = float(np.abs(linear).sum() + np.abs(matrix).sum())
-        margin = self.rounding(np.full(1, size))
-        top = matrix.max(axis=1, initial=0.0)
-        self.layout = self.at.Block(matrix, linear, np.zeros(n), part, low, high, top, margin)
+        self.layout: Any = None
         self.X = np.zeros((n + 1, n), dtype=bool)
         self.upper = np.full(n + 1, np.inf)
-        self.lower = np.full(n + 1, -size)
+        self.lower = np.full(n + 1, -np.inf)
         self.searched = np.zeros(n + 1, dtype=bool)
         self.trees: dict[int, _Tree] = {}
 
@@ -237,13 +232,24 @@ class _Coupled:
         return self.X[k]
 
     def begin(self) -> None:
-        """The front from above: exact for few units, greedy for many."""
+        """Lay the block out; the front from above: exact for few units, greedy for many."""
+        self._lay_out()
         if self.exact:
             self.at.enumerate_all(self.layout, self.X, self.upper)
             self.lower = self.upper.copy()
             return
         self.at.greedy(self.layout, self.X, self.upper)
         self.lower[np.isinf(self.upper)] = np.inf
+
+    def _lay_out(self) -> None:
+        matrix = _matrix(self.problem.couplings, self.units)
+        part, low, high = _parts(self.problem, self.units)
+        linear = np.ascontiguousarray(self.problem.linear[self.units])
+        size = float(np.abs(linear).sum() + np.abs(matrix).sum())
+        margin = self.rounding(np.full(1, size))
+        top = matrix.max(axis=1, initial=0.0)
+        self.layout = self.at.Block(matrix, linear, np.zeros(len(linear)), part, low, high, top, margin)
+        self.lower[:] = -size
 
     def take(self, x: Any) -> None:
         """Use a selection of the caller's."""
@@ -394,6 +400,7 @@ class _Fronts:
     def __init__(self, problem: BinaryQuadratic, run: Run) -> None:
         self.at = _kernels.load("fronts")
         self.problem, self.run, self.k = problem, run, int(problem.k or 0)
+        self.typical = typical_bias(problem)
         self.blocks = _blocks(problem)
         self.alive = [np.isfinite(block.upper) for block in self.blocks]
         self.cutoff = [np.full(len(block.upper), np.inf) for block in self.blocks]
@@ -415,17 +422,39 @@ class _Fronts:
         """Greedy fronts, the first incumbent, a first search around it, and a first bound on every front."""
         self.run.count()
         for block in self.blocks:
+            if self.run.halted:
+                self._round()
+                return
             if isinstance(block, _Coupled):
                 block.begin()
                 if self.run.start is not None:
                     block.take(self.run.start[block.units])
         self.alive = [np.isfinite(block.upper) for block in self.blocks]
         self._offer()
+        if not self.path:
+            self._share()
+            return
         self._each(self.path, partial(self._search, patience=1))
         if self.run.should_stop():
             return
         self._offer()
         self._each([(b, k) for b, k in self.path if not self.blocks[b].exact], self._relax)
+
+    def _share(self) -> None:
+        """Offer what the fronts come to at one price a unit, where there is no time to join them."""
+        counts = _priced([block.upper for block in self.blocks], self.k)
+        x = np.zeros(self.problem.n, dtype=bool)
+        for block, k in zip(self.blocks, counts, strict=True):
+            x[block.units] = block.selection(int(k))
+        self.run.offer(x)
+
+    def _round(self) -> None:
+        """Offer the cheapest selection by the fields at an even share, where there is no time for the fronts."""
+        problem, share = self.problem, self.k / self.problem.n
+        whole = problem.fields(np.ones(problem.n, dtype=bool))
+        groups = problem.of_kind(GroupBounds)
+        fields = (1 - share) * problem.linear + share * whole
+        self.run.offer(cheapest(fields, self.k, groups[0] if groups else None, problem.n)[1])
 
     def _refine(self, patience: int) -> Status | None:
         asked, again = min(1, patience), _AGAIN
@@ -513,13 +542,13 @@ class _Fronts:
     @property
     def slack(self) -> float:
         """What a front may stay open by: all of them together by half the tolerance."""
-        return _TOLERANCE * max(1.0, abs(self.run.objective)) / (4 * len(self.blocks))
+        return tolerance(self.run.objective, self.typical) / (4 * len(self.blocks))
 
     def _offer(self) -> None:
         """Join the fronts from above and offer what comes out."""
         fronts = [block.upper for block in self.blocks]
         tables = self._tables(fronts)
-        if tables[-1][self.k] < self.joined:
+        if tables and tables[-1][self.k] < self.joined:
             self.joined = float(tables[-1][self.k])
             self.path = self._best_path(tables, fronts)
             x = np.zeros(self.problem.n, dtype=bool)
@@ -548,7 +577,9 @@ class _Fronts:
     def _rests(self, fronts: list[Any]) -> tuple[list[Any], list[Any]]:
         """The tables of the join, and for each block (n_b + 1,) the least that all others come to beside each count."""
         before, after = self._tables(fronts), self._tables(fronts[::-1])[::-1]
-        rests = []
+        rests: list[Any] = []
+        if not before or not after:
+            return before, rests
         for b, front in enumerate(fronts):
             rests.append(np.full(len(front), np.inf))
             if not self.run.should_stop():
@@ -556,10 +587,12 @@ class _Fronts:
         return before, rests
 
     def _tables(self, fronts: list[Any]) -> list[Any]:
-        """(K + 1,) least sums of the first b fronts for each number kept, b = 0 to B."""
+        """(K + 1,) least sums of the first b fronts for each number kept, b = 0 to B; none where the time is over."""
         tables = [np.full(self.k + 1, np.inf)]
         tables[0][0] = 0.0
         for front in fronts:
+            if self.run.halted:
+                return []
             tables.append(np.empty(self.k + 1))
             self.at.join(tables[-2], front, tables[-1])
         return tables
@@ -576,7 +609,9 @@ class _Fronts:
 
     def _tell(self, status: Status | None) -> None:
         """What is proved and what is not, for `Result.details`."""
-        gaps = [self.blocks[b].upper[k] - self.blocks[b].lower[k] for b, k in self.path]
+        gaps = [float(self.blocks[b].upper[k] - self.blocks[b].lower[k]) for b, k in self.path]
+        # without a path nothing is known of any block
+        gaps = gaps or [math.inf] * len(self.blocks)
         opened = [
             alive & (block.lower < block.upper - 2 * self.slack)
             for block, alive in zip(self.blocks, self.alive, strict=True)
@@ -590,6 +625,27 @@ class _Fronts:
             "heuristic_blocks": 0 if proved else int(sum(gap > 2 * self.slack for gap in gaps)),
             "front_gap": 0.0 if proved else float(max(gaps, default=0.0)),
         }
+
+
+def _priced(fronts: list[Any], kept: int) -> Any:
+    """(B,) counts that add up to `kept` > 0: the best at one price a unit, the last block takes what is left over."""
+    first = np.array([int(np.isfinite(front).argmax()) for front in fronts])
+    last = np.array([int(np.flatnonzero(np.isfinite(front))[-1]) for front in fronts])
+    finite = [np.diff(front[a : b + 1]) for front, a, b in zip(fronts, first, last, strict=True)]
+    steep = max((float(np.abs(slopes).max(initial=0.0)) for slopes in finite), default=0.0)
+    table = np.full((len(fronts), max(map(len, fronts))), np.inf)
+    for row, front in zip(table, fronts, strict=True):
+        row[: len(front)] = front / (steep or 1.0)
+    at = np.arange(table.shape[1])
+    # in units of the steepest, since prices of extremes leave the float64 range
+    low, high, below, above = -2.0, 2.0, first, last
+    for _ in range(40):
+        price = (low + high) / 2
+        counts = (table - price * at).argmin(axis=1)
+        low, high = (price, high) if counts.sum() <= kept else (low, price)
+        below, above = (counts, above) if counts.sum() <= kept else (below, counts)
+    room = np.cumsum(np.maximum(above - below, 0))
+    return below + np.diff(np.minimum(room, kept - below.sum()), prepend=0)
 
 
 def _compile() -> None:

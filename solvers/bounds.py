@@ -11,7 +11,7 @@ and where M is positive semidefinite the right side is convex. Then at any point
 which is what Frank-Wolfe computes at every step: the bound is valid wherever the iteration is stopped. The minimum
 is exact over a cardinality and one GroupBounds (greedy on a laminar family); one budget enters through its multiplier.
 Under a cardinality alone, and where the other constraints are priced, the same certificate comes from pairwise steps
-in `_branching`, which goes on to branch.
+in `_branching`, which goes on to branch. A budget over several blocks is bounded by their fronts in `_budget_fronts`.
 
 Reference: Frank & Wolfe 1956; pairwise steps after Lacoste-Julien & Jaggi, NeurIPS 2015; the diagonal shift is that
 of Hammer & Rubin 1970.
@@ -28,14 +28,19 @@ import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, Budget, Cardinality, GroupBounds, InvalidProblem
 
+from . import _budget_fronts
+from ._base import Run
 from ._branching import LARGEST, Branching, prepare, suits
 from ._completion import completion_bound
 from ._convexity import convex_diagonal
+from .block_fronts import BlockFronts, splits
 
 _EPS = float(np.finfo(np.float64).eps)
 _TOLERANCE = 1e-9  # of a budget's scale, as in `Budget.holds`
+_FREE = 1e-100  # limits, what costs less counts as nothing
+_DEAREST = 1e290  # for a limit, above which no multiplier is tried
 _MOST_ATOMS = 256
-_RELAXING, _COMPLETING = 0.25, 0.95  # of the seconds, when the relaxation and the completions end
+_JOINING, _RELAXING, _COMPLETING = 0.65, 0.25, 0.95  # of the seconds, when fronts, relaxation and completions end
 _GLANCE = 15  # steps after which completions must be within reach of the relaxation
 _REFRESH = 32  # steps after which M y is computed anew
 _LARGEST_COMPLETION = 1024  # units; it takes three dense matrices
@@ -50,7 +55,8 @@ def lower_bound(
 
     bounded from below by its dual value, less a margin for rounding. Under a cardinality alone the diagonal is
     sharpened, units are fixed by reduced cost and the rest is branched on; the least bound of an open part is the
-    result. GroupBounds and budgets are priced for that, and a budget is also bounded by its best completions.
+    result. GroupBounds and budgets are priced for that, and a budget is also bounded by its best completions, and by
+    the fronts of the blocks where there are several.
 
     Parameters
     ----------
@@ -80,18 +86,33 @@ def lower_bound(
     >>> round(lower_bound(problem), 6)
     -5.0
     """
-    began, alone = time.perf_counter(), suits(problem)
+    alone, joined = suits(problem), bool(problem.of_kind(Budget)) and _budget_fronts.falls_apart(problem)
+    split = splits(problem)
+    # the clock starts once the kernels are there
     if alone:
-        # the clock starts once the kernels are there
         prepare()
-        began = time.perf_counter()
+    if split:
+        BlockFronts()._prepare(problem)
+    if joined:
+        _budget_fronts.prepare(problem)
+    began = time.perf_counter()
     relaxation = Relaxation.of(problem)
-    if alone:
+    if alone and not split:
         return _branched(problem, relaxation.d, incumbent, iterations, _until(began + seconds))
     best, priced = -np.inf, problem
+    if split:
+        best = _joined(problem, iterations, 0.5 * seconds)
+        if alone:
+            return max(best, _branched(problem, relaxation.d, incumbent, iterations, _until(began + seconds)))
+    for budget in problem.of_kind(Budget) if joined else ():
+        stop = _until(began + _JOINING * seconds)
+        best = max(best, _budget_fronts.budget_bound(problem, budget, rounds=iterations, stop=stop))
+    if best == np.inf:
+        return np.inf
+    part = (_JOINING + 0.1 if joined else _RELAXING) if problem.n <= LARGEST else 1.0
     polytopes = list(Polytope.all_of(problem))
     for p, polytope in enumerate(polytopes, 1):
-        stop = _until(began + (_RELAXING if problem.n <= LARGEST else 1.0) * seconds * p / len(polytopes))
+        stop = _until(began + part * seconds * p / len(polytopes))
         free = np.full(problem.n, -1, dtype=np.int8)
         found = frank_wolfe(relaxation, polytope, free, iterations=iterations, stop=stop)
         if found.bound == np.inf:
@@ -107,6 +128,13 @@ def lower_bound(
     if priced is not problem and suits(priced):
         best = max(best, _branched(priced, relaxation.d, incumbent, iterations, _until(began + seconds)))
     return float(best)
+
+
+def _joined(problem: BinaryQuadratic, nodes: int, seconds: float) -> float:
+    """The bound of the joined fronts of blocks that do not touch."""
+    run = Run(problem, seed=0, time_limit=seconds)
+    BlockFronts(node_limit=nodes)._search(problem, run)
+    return -np.inf if run.bound is None else run.bound
 
 
 def _branched(problem: BinaryQuadratic, d: Any, incumbent: float | None, nodes: int, stop: Callable[[], bool]) -> float:
@@ -231,7 +259,7 @@ class Polytope:
             return 0.0, kept
         dear, thrifty, m = kept, self._cheapest(cost, fixed), 0.0
         for _ in range(50):
-            m = max(0.0, float((g[thrifty].sum() - g[dear].sum()) / (cost[dear].sum() - cost[thrifty].sum())))
+            m = _crossing(g, cost, dear, thrifty)
             between = self._cheapest(g + m * cost, fixed)
             if (between == dear).all() or (between == thrifty).all():
                 break
@@ -258,14 +286,17 @@ class Polytope:
         return np.clip(0.0, threshold - cheapest, threshold - dearest)
 
     def costs(self, fixed: Any) -> tuple[Any, float]:
-        """(n,) linear costs and the limit of the budget, exact between the units fixed in, valid for all others."""
+        """(n,) linear costs and limit, both in limits; exact between the units fixed in, valid for all others."""
         assert self.budget is not None
-        cost = self.budget.cost
-        if self.budget.pair is not None:
+        # in limits and without costs far above one, so that multipliers stay in range
+        budget = self.budget.capped
+        unit = budget.limit or 1.0
+        cost = np.where(budget.cost < _FREE * unit, 0.0, budget.cost / unit)
+        if budget.pair is not None:
             inside = fixed == 1
-            load = self.budget.pair @ inside.astype(np.float64)
+            load = budget.pair @ inside.astype(np.float64) / unit
             cost = cost + np.where(inside, 0.5, 1.0) * load
-        return cost, self.budget.limit + _TOLERANCE * self.budget.scale
+        return cost, (budget.limit + _TOLERANCE * self.budget.scale) / unit
 
     def minimise(self, g: Any, fixed: Any) -> tuple[Any, float] | None:
         """(s (n,) float, value): a minimiser of g.s and a number not above its value; None where nothing fits."""
@@ -307,7 +338,7 @@ class Polytope:
         dear, best = x, float(g[x].sum())
         for _ in range(50):
             # where the lines of the two selections cross; the dual is the lower envelope of all such lines
-            m = max(0.0, float((g[thrifty].sum() - g[dear].sum()) / (cost[dear].sum() - cost[thrifty].sum())))
+            m = _crossing(g, cost, dear, thrifty)
             crossing = float(g[dear].sum() + m * (cost[dear].sum() - limit))
             between = self._cheapest(g + m * cost, fixed)
             value = float(g[between].sum() + m * (cost[between].sum() - limit))
@@ -320,6 +351,12 @@ class Polytope:
                 thrifty = between
         share = (limit - cost[thrifty].sum()) / (cost[dear].sum() - cost[thrifty].sum())
         return share * dear + (1.0 - share) * thrifty, best
+
+
+def _crossing(g: Any, cost: Any, dear: Any, thrifty: Any) -> float:
+    """The multiplier at which two selections come to the same."""
+    m = float(g[thrifty].sum() - g[dear].sum()) / float(cost[dear].sum() - cost[thrifty].sum())
+    return min(max(0.0, m), _DEAREST)
 
 
 def _partition(groups: GroupBounds | None, n: int) -> tuple[Any, Any, Any]:

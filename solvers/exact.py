@@ -5,22 +5,25 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, InvalidProblem
+from prunesolve.problems import BinaryQuadratic, Budget, InvalidProblem
 
-from . import _branching
+from . import _branching, _budget_fronts
 from ._base import Incumbent, Run, Solver, Status
+from ._tolerance import tolerance, typical_bias
+from .block_fronts import BlockFronts, splits
 from .bounds import Polytope, Relaxation, Relaxed, frank_wolfe
 
-_TOLERANCE = 1e-9  # relative; a solution better by less than this counts as the same
 _CHUNK = 1 << 13  # selections valued at once
 _LEAF = 10  # free units below which a node is enumerated
 _PROPOSALS = 400  # of the annealing that finds the first incumbent, for each unit
+_BUDGET_SHARE, _ROUNDS = 0.25, 100  # of the time, for the bound of the whole under a budget; rounds of it at most
+_UNLIMITED = 1 << 62  # nodes
 _WARM = 20_000  # open nodes above which their starting points are no longer kept
 
 
@@ -31,10 +34,12 @@ class Exact(Solver):
     A node fixes some units in or out and is bounded by the relaxation of `bounds`: f(x) >= phi(y) + g.(x - y). It is
     cut off once no better value is left in it; units whose reduced cost exceeds the gap are fixed. The node of least
     bound is opened next, on the unit that is most fractional. Under a cardinality alone, and up to 2048 units, the
-    tree is compiled. An evaluation is one node, or one enumerated selection.
+    tree is compiled. A cardinality over several blocks that do not touch is left to `block-fronts`, and to the tree
+    where that gives up. An evaluation is one node, or one enumerated selection; `block-fronts` counts its own.
 
-    OPTIMAL means that no selection is better by more than 1e-9 of max(1, |objective|). A search without limits ends
-    by itself, if late: the tree is exponential where the relaxation is loose.
+    OPTIMAL means that no selection is better by more than 1e-9 of max(|objective|, typical |a_i|), the median of the
+    biases that are not 0; where rounding in a bound exceeds that, the tree goes on down to single selections. A search
+    without limits ends by itself, if late: the tree is exponential where the relaxation is loose.
 
     Parameters
     ----------
@@ -71,23 +76,41 @@ class Exact(Solver):
             from .swap_annealing import SwapAnnealing
 
             SwapAnnealing()._prepare(problem)
+            if splits(problem):
+                BlockFronts()._prepare(problem)
             if _branching.suits(problem):
                 _branching.prepare()
+            if problem.of_kind(Budget) and _budget_fronts.falls_apart(problem):
+                _budget_fronts.prepare(problem)
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
         if problem.n <= self.enumerate_up_to:
             return _enumerate(problem, run)
+        if splits(problem):
+            status = BlockFronts(node_limit=self.node_limit or _UNLIMITED)._search(problem, run)
+            if status is not None or run.should_stop():
+                return status
         _first_incumbent(problem, run)
         if _branching.suits(problem):
             return _branch(problem, run, self.node_limit)
+        for budget in problem.of_kind(Budget) if _budget_fronts.falls_apart(problem) else ():
+            # the nodes below know nothing of pair costs
+            until = run.seconds + _BUDGET_SHARE * run.remaining
+            bound = _budget_fronts.budget_bound(problem, budget, rounds=_ROUNDS, stop=_after(run, until))
+            run.prove(min(bound, run.objective))
         return _Tree(problem, run).search(self.node_limit)
+
+
+def _after(run: Run, seconds: float) -> Callable[[], bool]:
+    return lambda: run.seconds > seconds or run.should_stop()
 
 
 def _branch(problem: BinaryQuadratic, run: Run, node_limit: int | None) -> Status | None:
     """The compiled tree, for a cardinality or no constraint at all."""
     value = run.objective if run.feasible else math.inf
     d = Relaxation.of(problem).d
-    tree = _branching.Branching(problem, d, value=value, lead=_lead(_least_step(problem), value), offer=run.offer)
+    lead = _lead(_least_step(problem), value, typical_bias(problem))
+    tree = _branching.Branching(problem, d, value=value, lead=lead, offer=run.offer)
     tree.root(run.should_stop)
     nodes = 0
     while not tree.done:
@@ -102,10 +125,10 @@ def _branch(problem: BinaryQuadratic, run: Run, node_limit: int | None) -> Statu
     return _proved(run)
 
 
-def _lead(step: float, value: float) -> float:
+def _lead(step: float, value: float, typical: float) -> float:
     """How much better than `value` a selection must be to count, where values differ by at least `step`."""
-    tolerance = _TOLERANCE * max(1.0, abs(value)) if math.isfinite(value) else 0.0
-    return max(tolerance, step - tolerance)
+    same = tolerance(value, typical) if math.isfinite(value) else 0.0
+    return max(same, step - same)
 
 
 def _enumerate(problem: BinaryQuadratic, run: Run) -> Status | None:
@@ -175,7 +198,7 @@ class _Tree:
         self.problem, self.run = problem, run
         self.relaxation = Relaxation.of(problem)
         self.polytope = Polytope.tightest(problem)
-        self.step = _least_step(problem)
+        self.step, self.typical = _least_step(problem), typical_bias(problem)
         self.ages = itertools.count()
         self.open: list[_Node] = []
 
@@ -198,7 +221,7 @@ class _Tree:
         """What a bound must reach for its node to be done with."""
         if not self.run.feasible:
             return math.inf
-        return self.run.objective - _lead(self.step, self.run.objective)
+        return self.run.objective - _lead(self.step, self.run.objective, self.typical)
 
     def _expand(self, node: _Node) -> None:
         if (node.fixed < 0).sum() <= _LEAF:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, repeat
+from itertools import repeat
 from typing import ClassVar
+
+import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, Budget, InvalidProblem, LowRank
 
@@ -15,7 +17,8 @@ from ._search import Search
 from ._threads import check_threads, side_by_side
 from .swap_tabu import tenures
 
-_SHORTEST = 32  # sweeps of the first three annealings under a time limit; every later three are twice as long
+_SHORTEST, _LONGEST = 32, 20_000  # sweeps of an annealing under a time limit; the first is the shortest
+_SHARE, _LAST = 0.4, 0.25  # of the time left that an annealing takes; of the limit that the last one may take whole
 _FEW = 4.0  # units over n: the least starting temperature in mean absolute changes
 _QUENCH_PRICED = 2.0
 _HOTTEST = (4.0, 30.0)  # how much hotter a repeated annealing may begin and end; instances differ in what they like
@@ -36,7 +39,7 @@ class SwapAnnealing(Solver):
     annealing mostly proposes moves that it refuses, tabu search walks through the last local optima.
 
     Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a
-    time limit alone: annealings of growing length until the time is over.
+    time limit alone: a short annealing, then each one as long as fits into 0.4 of the time left.
 
     Several threads run as many searches side by side, with different seeds from one start, and the best is kept. They
     share the evaluation limit, or each runs all of its `restarts`: more quality per second of the clock, none per
@@ -92,14 +95,15 @@ class SwapAnnealing(Solver):
             few._search(_kernels.tiny(problem), Run(_kernels.tiny(problem), seed=0))
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
-        first = Search.begin(problem, run, factored=True)
+        first = Search.begin(problem, run, sums=True)
         if first is None:
             return None
         # under a budget the time is better spent on annealings at other prices
         quench = min(self.quench, _QUENCH_PRICED) if problem.of_kind(Budget) else self.quench
-        # tabu search scans all fields at every step, which factors would have to be multiplied out for
-        factored = quench > 0 and isinstance(problem.couplings, LowRank)
-        fields = _kernels.view(problem) if factored else first.view
+        # tabu search scans all fields at every step, which factors have to be multiplied out for
+        fields, couplings = _kernels.view(problem), problem.couplings
+        if isinstance(couplings, LowRank) and _kernels.factored(problem):
+            quench /= 1 + couplings.F.shape[1] / 4
 
         def search(one: Run) -> None:
             begun = first if one is run else Search(problem, one, first.state.x, first.view)
@@ -138,4 +142,14 @@ class SwapAnnealing(Solver):
             return repeat(max(1, int(run.evaluations_left) // (n * self.restarts)))
         if run.time_limit is None:
             return repeat(self.sweeps, self.restarts)
-        return (_SHORTEST << (annealing // 3) for annealing in count())
+        return self._filling(run, run.time_limit)
+
+    def _filling(self, run: Run, limit: float) -> Iterator[int]:
+        """Sweeps that fill the time: a few long annealings go deeper than many short ones, if not one alone."""
+        began, done, sweeps = run.seconds, 0, _SHORTEST
+        while True:
+            yield sweeps
+            done += sweeps
+            left = run.remaining
+            share = left if left < _LAST * limit else _SHARE * left
+            sweeps = int(np.clip(share * done / max(run.seconds - began, 1e-6), _SHORTEST, _LONGEST))

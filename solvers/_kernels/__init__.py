@@ -26,6 +26,7 @@ _UNITS = 64  # units in a chunk of `drop_add`
 _LARGE = 1 << 21  # bytes from which couplings are stored in single precision; less stays in cache as it is
 _SPREAD = 1e4  # largest over typical coupling up to which rounding to 6e-8 of the largest is harmless
 _SINGLE: WeakKeyDictionary[BinaryQuadratic, bool] = WeakKeyDictionary()
+_VIEWS: WeakKeyDictionary[BinaryQuadratic, dict[bool, View]] = WeakKeyDictionary()
 _LOG = logging.getLogger("prunesolve")
 _HERE = Path(__file__).parent
 
@@ -112,8 +113,13 @@ def _writable(folder: Path) -> bool:
 
 def kind(problem: BinaryQuadratic) -> str:
     """How the couplings are stored, in a word."""
-    words = {Sparse: "sparse", Blocks: "block-diagonal", LowRank: "low-rank"}
-    return words.get(type(problem.couplings), "dense")
+    words = {Sparse: "sparse", Blocks: "block-diagonal"}
+    return "low-rank" if factored(problem) else words.get(type(problem.couplings), "dense")
+
+
+def factored(problem: BinaryQuadratic) -> bool:
+    """Whether factors stay factors: up to four times their size the matrix is laid out, and its rows are read."""
+    return isinstance(problem.couplings, LowRank) and problem.n > 4 * problem.couplings.F.shape[1]
 
 
 def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:
@@ -125,8 +131,8 @@ def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:
         couplings = sparse.csr_array((2, 2))
     elif isinstance(problem.couplings, Blocks):
         couplings = Blocks([np.zeros((2, 2))])
-    elif isinstance(problem.couplings, LowRank):
-        couplings = LowRank(np.zeros((2, 1)))
+    elif factored(problem):
+        couplings = LowRank(np.zeros((2, 0)))
     limits = [Cardinality(1)] if loose(problem) else [Cardinality(1), Budget(np.ones(2), 2.0)]
     small = BinaryQuadratic(np.array([-1.0, -2.0]), couplings, constraints=limits)
     _SINGLE[small] = single(problem)
@@ -175,13 +181,18 @@ def _leaves_room(bounds: GroupBounds, k: int, n: int) -> bool:
     return 2 * least <= k and 2 * barred <= n - k
 
 
-def view(problem: BinaryQuadratic, *, factored: bool = False) -> View:
-    """Arrays of the problem in the types the kernels were compiled for; `factored` keeps z = F'x of a low rank.
+def view(problem: BinaryQuadratic, *, sums: bool = False) -> View:
+    """Arrays of the problem in the types the kernels were compiled for; `sums` keeps z = F'x of a low rank, no fields.
 
     Large couplings are stored in single precision where that is harmless: a search waits for rows from memory. Fields
-    and values are sums in double precision, and every solution offered is valued from the problem itself.
+    and values are sums in double precision, and every solution offered is valued from the problem itself. A view is
+    laid out once for as long as the problem lives.
     """
-    return View(_couplings(problem, factored), _frozen(problem.linear), _limits(problem))
+    known = _VIEWS.setdefault(problem, {})
+    sums = sums and factored(problem)
+    if sums not in known:
+        known[sums] = View(_couplings(problem, sums), _frozen(problem.linear), _limits(problem))
+    return known[sums]
 
 
 def state(seen: View, x: Any) -> Any:
@@ -243,7 +254,7 @@ def _frozen(array: Any, dtype: Any = np.float64) -> Any:
     return view
 
 
-def _couplings(problem: BinaryQuadratic, factored: bool) -> Any:
+def _couplings(problem: BinaryQuadratic, sums: bool) -> Any:
     from . import couplings as stored
 
     given = problem.couplings
@@ -260,8 +271,10 @@ def _couplings(problem: BinaryQuadratic, factored: bool) -> Any:
             offset=_frozen(np.cumsum(squares) - squares, np.int64),
             block_of=_frozen(given.block_of, np.int64),
         )
+    if isinstance(given, LowRank) and not factored(problem):
+        return stored.Dense(_frozen(given.dense(), dtype))
     if isinstance(given, LowRank):
-        cls = stored.Factored if factored else stored.LowRank
+        cls = stored.Factored if sums else stored.LowRank
         return cls(_frozen(given.F, dtype), _frozen(given.square), float(given.sign))
     matrix = given.matrix
     return stored.Dense(_frozen(matrix.T if matrix.flags.f_contiguous else matrix, dtype))

@@ -11,10 +11,11 @@ from .couplings import exchange, field, reach, rebuild, shift
 from .limits import can_flip, can_swap, move, recount, respend
 
 FLIPS, SWAPS, BOTH = 0, 1, 2
+_GIANT = 1e6  # times the size of the value
 REBUILD_AFTER = 200  # moves per unit: rebuilding then costs under a percent
 
 # places in Walk.real
-VALUE, BEST, HEAT, COOLING, SIZE, LEAST = range(6)
+VALUE, BEST, HEAT, COOLING, SIZE, LEAST, WIDE = range(7)
 # places in Walk.whole
 STEP, SWEEP, SWEEPS, DRIFT = range(4)
 
@@ -145,9 +146,14 @@ def refresh(c, a, limits, state, walk):
             total += 0.5 * (a[i] + h)
             size += 0.5 * (abs(a[i]) + abs(h))
     walk.real[VALUE], walk.real[SIZE], walk.real[LEAST] = total, size, 1e-14 * size
+    walk.real[WIDE] = 1.0 if np.max(walk.top) > _GIANT * size else 0.0
 
 
 @njit(forceinline=True)
 def stale(state, walk, change):
-    """Whether fields and value are due from scratch: many moves have gathered rounding, or one took a giant along."""
-    return walk.whole[DRIFT] > REBUILD_AFTER * state.x.size or change < -0.25 * walk.real[SIZE]
+    """Whether fields and value are due from scratch: many moves have gathered rounding, or one took a giant along.
+
+    Where a coupling is a giant, any move may add it to a field and take it away again, with the digits of all others.
+    """
+    gathered = walk.whole[DRIFT] > REBUILD_AFTER * state.x.size
+    return gathered or walk.real[WIDE] > 0.0 or change < -0.25 * walk.real[SIZE]

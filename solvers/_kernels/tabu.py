@@ -80,10 +80,14 @@ def shake(c, a, limits, state, walk, moves, strength):
         state.x[i] = walk.best[i]
         walk.until[i] = 0
     begin(c, a, limits, state, walk)
-    for _ in range(strength):
+    # where a budget is full most proposals are not allowed
+    for _ in range(20 * strength):
         i, j = propose(limits, state, walk.chance, moves)
         if i >= 0 and allowed(limits, state, i, j):
             make(c, limits, state, i, j)
+            strength -= 1
+            if strength == 0:
+                break
     refresh(c, a, limits, state, walk)
 
 

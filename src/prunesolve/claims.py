@@ -9,8 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, InvalidProblem
-
-PROVED = 1e-9  # of max(1, |objective|): closer than this nothing counts as better, as in `exact`
+from prunesolve.solvers._tolerance import tolerance, typical_bias
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _bound_faults(
         return
     if not feasible:
         yield "claims to be OPTIMAL, but is infeasible"
-    elif best is not None and objective > best + slack + PROVED * max(1.0, abs(best)):
+    elif best is not None and objective > best + slack + tolerance(best, typical_bias(problem)):
         yield f"claims to be OPTIMAL, the best known value {best:.12g} is lower"
 
 

@@ -317,3 +317,26 @@ def test_huge_and_tiny_biases_give_the_right_answer(scale):
 def test_options_are_checked(options):
     with pytest.raises(InvalidProblem, match=next(iter(options))):
         BlockFronts(**options)
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_counts_at_one_price_add_up_and_are_best_where_fronts_are_convex(seed, sizes, data):
+    rng = np.random.default_rng(seed)
+    kept = data.draw(st.integers(1, sum(sizes)))
+    bent = [np.append(0.0, np.cumsum(rng.normal(size=n))) for n in sizes]
+    convex = [np.append(0.0, np.cumsum(np.sort(rng.normal(size=n)))) for n in sizes]
+    for fronts in (bent, convex):
+        counts = block_fronts._priced(fronts, kept)
+        assert counts.sum() == kept
+        assert all(0 <= count <= n for count, n in zip(counts, sizes, strict=True))
+    least = np.sort(np.concatenate([np.diff(front) for front in convex]))[:kept].sum()
+    assert sum(front[count] for front, count in zip(convex, counts, strict=True)) == pytest.approx(least, abs=1e-9)
+
+
+def test_a_run_without_time_still_answers(monkeypatch):
+    monkeypatch.setattr(block_fronts.Run, "halted", property(lambda run: True))
+    problem = grams([20, 18], 0.5, minimum=3)
+    result = BlockFronts().solve(problem, time_limit=10.0)
+    assert result.feasible
+    assert result.bound is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ from prunesolve.problems import (
     LowRank,
     generators,
 )
-from prunesolve.solvers import _branching, _convexity, testing
+from prunesolve.solvers import Exact, Status, _branching, _budget_fronts, _convexity, block_fronts, testing
 from prunesolve.solvers._completion import completion_bound
 from prunesolve.solvers.bounds import Polytope, Relaxation, convex_diagonal, frank_wolfe, lower_bound
 
@@ -120,6 +122,100 @@ def test_completions_bound_a_knapsack_from_below_and_beyond_the_first_split(seed
     first = completion_bound(problem, budget, iterations=1)
     last = completion_bound(problem, budget, iterations=300)
     assert first <= last <= best
+
+
+def layered(rng, sizes, *, uniform=True, limit=0.5):
+    """Layers of Gram couplings under a budget bilinear in the widths of neighbours."""
+    layer = np.repeat(np.arange(len(sizes)), sizes)
+    n = len(layer)
+    grams = [(lambda f: f @ f.T / 3)(rng.normal(size=(size, 3))) for size in sizes]
+    cost, pair = np.full(n, 2.0), np.where(abs(layer[:, None] - layer) == 1, 5.0, 0.0)
+    if not uniform:
+        cost, noise = rng.integers(1, 5, n).astype(float), np.triu(rng.integers(0, 3, (n, n)), 1)
+        pair += noise + noise.T
+    budget = Budget(cost, limit * (cost.sum() + pair.sum() / 2), pair)
+    groups = GroupBounds(layer, [1] * len(sizes), list(sizes))
+    blocks = Blocks([2 * (gram - np.diag(np.diag(gram))) for gram in grams])
+    return BinaryQuadratic(-2 * rng.random(n), blocks, offset=1.0, constraints=[groups, budget])
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([0.2, 0.5, 0.9]), st.sampled_from([2, 14]))
+@settings(max_examples=40, deadline=None)
+def test_fronts_bound_a_bilinear_budget_at_any_round(seed, uniform, limit, enumerated):
+    problem = layered(np.random.default_rng(seed), (3, 5, 4), uniform=uniform, limit=limit)
+    budget, best = problem.of_kind(Budget)[0], optimum(problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_fronts, "_ENUMERATED", enumerated)
+        bounds = [_budget_fronts.budget_bound(problem, budget, rounds=rounds) for rounds in (1, 2, 100)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] <= best
+
+
+def test_fronts_are_exact_where_the_budget_does_not_bind():
+    problem = layered(np.random.default_rng(3), (3, 5, 4), limit=1.0)
+    budget = problem.of_kind(Budget)[0]
+    assert _budget_fronts.budget_bound(problem, budget) == pytest.approx(optimum(problem), rel=1e-9)
+
+
+def test_the_price_on_a_bilinear_budget_is_the_best_there_is():
+    problem = layered(np.random.default_rng(4), (3, 4, 5), limit=0.4)
+    priced = _budget_fronts._Priced(problem, problem.of_kind(Budget)[0])
+    priced.begin(lambda: False)
+    counts = list(itertools.product(range(4), range(5), range(6)))
+    fronts = [block.upper for block in priced.blocks]
+    worth = np.array([sum(front[k] for front, k in zip(fronts, path, strict=True)) for path in counts])
+    excess = (
+        np.array([2 * (i + j + k) + 5 * (i * j + j * k) for i, j, k in counts]) / problem.of_kind(Budget)[0].limit - 1
+    )
+    possible = np.isfinite(worth)
+    # the dual of all counts at once, as a linear programme: max t, t - m excess <= worth
+    solved = linprog(
+        [-1.0, 0.0],
+        A_ub=np.column_stack([np.ones(possible.sum()), -excess[possible]]),
+        b_ub=worth[possible],
+        bounds=[(None, None), (0, None)],
+    )
+    assert priced.bound()[0] == pytest.approx(problem.offset - solved.fun, abs=1e-6)
+
+
+def test_counts_that_no_budget_allows_are_told():
+    problem = layered(np.random.default_rng(5), (3, 4), limit=1.0)
+    starved = Budget(np.full(7, 2.0), 3.0)
+    assert _budget_fronts.budget_bound(problem, starved) == np.inf
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6])
+@pytest.mark.parametrize("constraints", [[], [Cardinality(6)], [Budget(np.arange(1.0, 14.0), 40.0)]])
+def test_a_proof_means_the_same_in_any_unit(scale, constraints):
+    rng = np.random.default_rng(11)
+    upper = np.triu(rng.normal(size=(13, 13)), 1)
+    problem = scaled(BinaryQuadratic(rng.normal(size=13), upper + upper.T, constraints=constraints), scale)
+    result = Exact(enumerate_up_to=0).solve(problem, start=None)
+    assert result.status is Status.OPTIMAL
+    assert result.objective == pytest.approx(optimum(problem), rel=1e-9)
+
+
+def test_blocks_under_a_cardinality_are_proved_by_their_fronts():
+    rng = np.random.default_rng(12)
+    grams = [(lambda f: f @ f.T)(rng.normal(size=(9, 2))) for _ in range(2)]
+    blocks = Blocks([gram - np.diag(np.diag(gram)) for gram in grams])
+    problem = BinaryQuadratic(-rng.random(18), blocks, constraints=[Cardinality(9)])
+    result = Exact(enumerate_up_to=0).solve(problem)
+    assert (result.status, result.details["blocks"]) == (Status.OPTIMAL, 2)
+    assert result.objective == pytest.approx(optimum(problem), rel=1e-9)
+
+
+@pytest.mark.parametrize("giant", [1e12, 1e16, 1e300])
+def test_a_giant_neither_hides_a_better_selection_nor_is_told_optimal(giant):
+    rng = np.random.default_rng(13)
+    upper = np.triu(rng.normal(size=(8, 8)), 1)
+    upper[1, 6] = giant
+    problem = BinaryQuadratic(rng.normal(size=8), upper + upper.T, constraints=[Cardinality(4)])
+    worst = np.zeros(8, dtype=bool)
+    worst[[1, 6, 0, 2]] = True
+    result = Exact(enumerate_up_to=0).solve(problem, start=worst)
+    assert result.objective == pytest.approx(optimum(problem), rel=1e-9)
+    assert result.bound <= result.objective
 
 
 def test_prices_never_lift_the_objective_of_a_feasible_selection():

@@ -29,7 +29,8 @@ def symmetric(rng, n):
 
 def couplings(rng, n, kind):
     if kind == "low-rank":
-        return LowRank(rng.normal(size=(n, 3)), sign=int(rng.choice([-1, 1])))
+        # of rank 1 or 2 the factors stay factors, of rank 3 the matrix is laid out
+        return LowRank(rng.normal(size=(n, rng.integers(1, 4))), sign=int(rng.choice([-1, 1])))
     if kind == "blocks":
         return Blocks([symmetric(rng, n // 3), symmetric(rng, n - n // 3)])
     matrix = symmetric(rng, n)
