@@ -132,6 +132,7 @@ class Sharpener:
 
     over 0 <= y <= 1 (and sum y = k), the matrix positive definite (on sum v = 0 where k is given). The limit is the
     bound of the semidefinite relaxation (Billionnet, Elloumi and Plateau 2009: quadratic convex reformulation).
+    It serves problems without a count too and may be stopped at any step; `_diagonal.tightest` is quicker at one count.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ from .exact import Exact
 from .swap_annealing import SwapAnnealing
 from .swap_tabu import SwapTabu
 
+_FRONT_NODES = 2000  # of block-fronts, where no limit is given
 _TRIAL = 500  # nodes of a tree that may prove the optimum at once
 _TRIAL_SHARE = 0.25  # of the time limit
 _TRIAL_COST = 2e-6  # seconds for each pair of units below which a limit leaves no room for a trial
@@ -27,7 +28,8 @@ class Auto(Solver):
     """Greedy with exact descent as the floor, then what fits the instance.
 
     - up to 16 units: enumeration;
-    - blocks that do not touch, under one cardinality: `block-fronts`;
+    - blocks that do not touch, under one cardinality: `block-fronts`, for half the time limit if it proves nothing
+      earlier, then `swap-tabu` from there, whose swaps cross the blocks;
     - a form that is positive semidefinite, under a cardinality alone: a short branch and bound, which often proves the
       optimum at once, then as below from what it found;
     - no constraint: `swap-tabu`; any other: `swap-annealing`.
@@ -60,22 +62,37 @@ class Auto(Solver):
         if isinstance(picked, Exact):
             return
         prepare(problem)
-        if _promises_a_proof(problem):
-            _branching.prepare()
+        if splits(problem):
+            BlockFronts()._prepare(problem)
+        elif _promises_a_proof(problem):
+            Exact()._prepare(problem)
 
     def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
         picked, reason = _pick(problem, self.threads)
         run.details["picked"] = f"{picked.name}: {reason}"
         if isinstance(picked, Exact):
             return picked._search(problem, run)
-        if Search.begin(problem, run) is not None:
-            run.offer(descend(problem, run.best, run.should_stop))
-            run.start = run.best
-            roomy = run.time_limit is None or run.time_limit > _TRIAL_COST * problem.n**2
-            if roomy and _promises_a_proof(problem) and _proved(problem, run):
-                run.details["picked"] = "exact: proved in a short trial"
+        if Search.begin(problem, run) is None:
+            return None
+        run.offer(descend(problem, run.best, run.should_stop))
+        for trial, share, named in _trials(problem, run):
+            left = None if run.time_limit is None else share * run.remaining
+            inner = run.delegate(trial, start=run.best, time_limit=left)
+            if inner.told is Status.OPTIMAL:
+                run.details["picked"] = named
                 return Status.OPTIMAL
+        run.start = run.best
         return None if run.should_stop() else picked._search(problem, run)
+
+
+def _trials(problem: BinaryQuadratic, run: Run) -> list[tuple[Solver, float, str]]:
+    """What may prove the optimum before the picked solver goes on from what it found, with its share of the time."""
+    if splits(problem):
+        return [(BlockFronts(node_limit=None if run.time_limit else _FRONT_NODES), 0.5, "block-fronts: proved")]
+    roomy = run.time_limit is None or run.time_limit > _TRIAL_COST * problem.n**2
+    if roomy and _promises_a_proof(problem):
+        return [(Exact(node_limit=_TRIAL), _TRIAL_SHARE, "exact: proved in a short trial")]
+    return []
 
 
 def _pick(problem: BinaryQuadratic, threads: int) -> tuple[Solver, str]:
@@ -84,7 +101,7 @@ def _pick(problem: BinaryQuadratic, threads: int) -> tuple[Solver, str]:
     if not problem.constraints:
         return SwapTabu(threads=threads), "tabu search leads on unconstrained problems"
     if splits(problem):
-        return BlockFronts(), "blocks that do not touch, joined by their fronts"
+        return SwapTabu(threads=threads), "swaps across the blocks, after block-fronts"
     return SwapAnnealing(threads=threads), f"n = {problem.n} under constraints"
 
 
@@ -92,12 +109,4 @@ def _promises_a_proof(problem: BinaryQuadratic) -> bool:
     """Whether the relaxation is likely to be tight: a semidefinite form is claimed, and a count is all else."""
     couplings = problem.couplings
     claimed = problem.diagonal is not None or (isinstance(couplings, LowRank) and couplings.sign == 1)
-    return claimed and problem.k is not None and not splits(problem) and _branching.suits(problem)
-
-
-def _proved(problem: BinaryQuadratic, run: Run) -> bool:
-    """Whether a short branch and bound proves the optimum; what it finds is the next search's start."""
-    limit = None if run.time_limit is None else _TRIAL_SHARE * run.remaining
-    inner = run.delegate(Exact(node_limit=_TRIAL), start=run.best, time_limit=limit)
-    run.start = run.best
-    return inner.told is Status.OPTIMAL
+    return claimed and problem.k is not None and _branching.suits(problem)
