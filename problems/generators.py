@@ -136,7 +136,8 @@ def palubeckis(n: int, density: float, seed: int) -> BinaryQuadratic:
 
     A linear congruential stream  s <- 16807 s mod (2^31 - 1),  u = s / 2^31  is read row by row: q_ii takes one
     number; each j > i takes one to decide whether 100 u <= density, and where it does another for
-    q_ij = floor(201 u) - 100.
+    q_ij = floor(201 u) - 100. The best known values of p3000.1, p3000.4 and p3000.5 are reached on what this gives; on
+    p3000.2 and p3000.3, of density 80, they are exceeded, so that the published instances must be others there.
 
     Parameters
     ----------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from prunesolve.problems import BinaryQuadratic, LowRank
 
 from . import _branching
@@ -12,15 +14,15 @@ from ._base import Run, Solver, Status
 from ._descent import descend, prepare
 from ._search import Search
 from ._threads import check_threads
-from .block_fronts import BlockFronts, splits
+from .block_fronts import BlockFronts, components, splits
 from .exact import Exact
 from .swap_annealing import SwapAnnealing
 from .swap_tabu import SwapTabu
 
-_FRONT_NODES = 2000  # of block-fronts, where no limit is given
+_FRONT_NODES, _FRONT_WORK = 2000, 2e7  # of block-fronts without a limit: nodes, and nodes times entries of a block
 _TRIAL = 500  # nodes of a tree that may prove the optimum at once
 _TRIAL_SHARE = 0.25  # of the time limit
-_TRIAL_COST = 2e-6  # seconds for each pair of units below which a limit leaves no room for a trial
+_TRIAL_COST = 5e-7  # seconds for each pair of units below which a limit leaves no room for a trial
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Auto(Solver):
       earlier, then `swap-tabu` from there, whose swaps cross the blocks;
     - a form that is positive semidefinite, under a cardinality alone: a short branch and bound, which often proves the
       optimum at once, then as below from what it found;
-    - no constraint: `swap-tabu`; any other: `swap-annealing`.
+    - any other: `swap-annealing`.
 
     The choice follows the problem and the declared limits, never measured time. `details["picked"]` names it.
 
@@ -88,21 +90,26 @@ class Auto(Solver):
 def _trials(problem: BinaryQuadratic, run: Run) -> list[tuple[Solver, float, str]]:
     """What may prove the optimum before the picked solver goes on from what it found, with its share of the time."""
     if splits(problem):
-        return [(BlockFronts(node_limit=None if run.time_limit else _FRONT_NODES), 0.5, "block-fronts: proved")]
+        nodes = None if run.time_limit else _front_nodes(problem)
+        return [(BlockFronts(node_limit=nodes), 0.5, "block-fronts: proved")]
     roomy = run.time_limit is None or run.time_limit > _TRIAL_COST * problem.n**2
     if roomy and _promises_a_proof(problem):
         return [(Exact(node_limit=_TRIAL), _TRIAL_SHARE, "exact: proved in a short trial")]
     return []
 
 
+def _front_nodes(problem: BinaryQuadratic) -> int:
+    """Nodes that take some seconds, whatever the width of the blocks."""
+    widest = int(np.bincount(components(problem)).max())
+    return max(1, min(_FRONT_NODES, int(_FRONT_WORK / widest**2)))
+
+
 def _pick(problem: BinaryQuadratic, threads: int) -> tuple[Solver, str]:
     if problem.n <= Exact().enumerate_up_to:
         return Exact(), f"{problem.n} units can be enumerated"
-    if not problem.constraints:
-        return SwapTabu(threads=threads), "tabu search leads on unconstrained problems"
     if splits(problem):
         return SwapTabu(threads=threads), "swaps across the blocks, after block-fronts"
-    return SwapAnnealing(threads=threads), f"n = {problem.n} under constraints"
+    return SwapAnnealing(threads=threads), f"n = {problem.n}, annealings quenched by tabu search"
 
 
 def _promises_a_proof(problem: BinaryQuadratic) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import count, repeat
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from .swap_tabu import tenures
 _SHORTEST, _LONGEST = 32, 20_000  # sweeps of an annealing under a time limit; the first is the shortest
 _SHARE, _LAST = 0.4, 0.25  # of the time left that an annealing takes; of the limit that the last one may take whole
 _FEW = 4.0  # units over n: the least starting temperature in mean absolute changes
-_QUENCH_PRICED = 2.0
+_SMALL = 50  # units up to which a search under a budget is quenched too
 _HOTTEST = (4.0, 30.0)  # how much hotter a repeated annealing may begin and end; instances differ in what they like
 
 
@@ -35,11 +35,12 @@ class SwapAnnealing(Solver):
     Under a budget moves are compared at a random share of its break-even price, or a full budget would freeze them.
     An evaluation is one proposal, a sweep n of them.
 
-    Each annealing is followed by a short tabu search from where it ended, a shorter one under a budget: a cold
-    annealing mostly proposes moves that it refuses, tabu search walks through the last local optima.
+    Each annealing is followed by a short tabu search from where it ended, not so under a budget: a cold annealing
+    mostly proposes moves that it refuses, tabu search walks through the last local optima.
 
     Without limits: `restarts` annealings of `sweeps` sweeps. With an evaluation limit: the sweeps follow it. With a
-    time limit alone: a short annealing, then each one as long as fits into 0.4 of the time left.
+    time limit alone: a short annealing, then each one as long as fits into 0.4 of the time left; under a budget
+    annealings of growing length.
 
     Several threads run as many searches side by side, with different seeds from one start, and the best is kept. They
     share the evaluation limit, or each runs all of its `restarts`: more quality per second of the clock, none per
@@ -98,8 +99,8 @@ class SwapAnnealing(Solver):
         first = Search.begin(problem, run, sums=True)
         if first is None:
             return None
-        # under a budget the time is better spent on annealings at other prices
-        quench = min(self.quench, _QUENCH_PRICED) if problem.of_kind(Budget) else self.quench
+        # under a budget the time is better spent on annealings at other prices, unless units are few
+        quench = 0.0 if problem.of_kind(Budget) and problem.n > _SMALL else self.quench
         # tabu search scans all fields at every step, which factors have to be multiplied out for
         fields, couplings = _kernels.view(problem), problem.couplings
         if isinstance(couplings, LowRank) and _kernels.factored(problem):
@@ -115,7 +116,7 @@ class SwapAnnealing(Solver):
         """Annealings, each with its quench, until the run of this search ends."""
         problem, run = search.problem, search.run
         scale = search.mean_change()
-        for annealing, sweeps in enumerate(self._lengths(problem.n, run)):
+        for annealing, sweeps in enumerate(self._lengths(problem.n, run, priced=bool(problem.of_kind(Budget)))):
             hotter = run.rng.random() if annealing else 0.0
             # where units are few a swap is no small change, and what is a hot start elsewhere is cold
             hot = max(self.t_start, _FEW / problem.n)
@@ -136,12 +137,15 @@ class SwapAnnealing(Solver):
             steps -= search.tabu(tenures(search.problem), 2**62, steps)
         search.offer()
 
-    def _lengths(self, n: int, run: Run) -> Iterator[int]:
+    def _lengths(self, n: int, run: Run, *, priced: bool) -> Iterator[int]:
         """Sweeps of each annealing."""
         if run.evaluation_limit is not None:
             return repeat(max(1, int(run.evaluations_left) // (n * self.restarts)))
         if run.time_limit is None:
             return repeat(self.sweeps, self.restarts)
+        if priced:
+            # every annealing tries another price of the budget, so many short ones go before few long ones
+            return (_SHORTEST << (annealing // 3) for annealing in count())
         return self._filling(run, run.time_limit)
 
     def _filling(self, run: Run, limit: float) -> Iterator[int]:

@@ -12,6 +12,8 @@ from ._base import Run, Solver, Status
 from ._search import Search
 from ._threads import check_threads, side_by_side
 
+_LARGE = 5000  # units from which the tenure grows no more; every step looks at all units that are tabu
+
 
 @dataclass(frozen=True)
 class SwapTabu(Solver):
@@ -104,7 +106,7 @@ class SwapTabu(Solver):
 def tenures(problem: BinaryQuadratic, dropped: int | None = None) -> tuple[int, int]:
     """Steps for which a unit just added and one just dropped stay as they are."""
     if dropped is None:
-        dropped = 10 + problem.n // 100
+        dropped = 10 + min(problem.n, _LARGE) // 100
     if problem.k is not None:
         # more than the units there are would leave no move
         kept, free = problem.k, problem.n - problem.k

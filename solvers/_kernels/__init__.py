@@ -118,8 +118,8 @@ def kind(problem: BinaryQuadratic) -> str:
 
 
 def factored(problem: BinaryQuadratic) -> bool:
-    """Whether factors stay factors: up to four times their size the matrix is laid out, and its rows are read."""
-    return isinstance(problem.couplings, LowRank) and problem.n > 4 * problem.couplings.F.shape[1]
+    """Whether factors stay factors: up to eight times their numbers the matrix is laid out, and its rows are read."""
+    return isinstance(problem.couplings, LowRank) and problem.n > 8 * problem.couplings.F.shape[1]
 
 
 def tiny(problem: BinaryQuadratic) -> BinaryQuadratic:

@@ -29,7 +29,7 @@ def symmetric(rng, n):
 
 def couplings(rng, n, kind):
     if kind == "low-rank":
-        # of rank 1 or 2 the factors stay factors, of rank 3 the matrix is laid out
+        # of rank 1 the factors may stay factors, above it the matrix is laid out
         return LowRank(rng.normal(size=(n, rng.integers(1, 4))), sign=int(rng.choice([-1, 1])))
     if kind == "blocks":
         return Blocks([symmetric(rng, n // 3), symmetric(rng, n - n // 3)])
