@@ -435,6 +435,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument(
         "--tune-up-to", type=int, default=256, help="units up to which all penalties run at full length"
     )
+    parser.add_argument("--times", type=shares, default=TIMES, help="at equal time: multiples of T, comma-separated")
+    parser.add_argument("--proof-time", type=float, default=10.0, help="seconds for those that prove, if units are few")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     for asked_for, known in ((options.solver, instances.words(everyone)), (options.source, list(SOURCES))):

@@ -121,3 +121,11 @@ def test_reads_come_in_the_order_of_the_problem(peers):
     found = peers.selections(rows.relabel_variables({"0": 0, "1": 1, "2": 2}, inplace=False))
     # lowest energy first: x_1 alone, then x_2 alone
     assert [x.tolist() for x in found] == [[False, True, False], [False, False, True]]
+
+
+def test_the_runner_knows_all_its_options_without_flags(peers, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["solvers.py"])
+    options = importlib.import_module("solvers").asked()
+    assert options.times == (0.25, 1.0, 4.0)
+    assert options.proof_time == 10.0
+    assert options.ratio is None
