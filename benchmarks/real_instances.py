@@ -309,7 +309,7 @@ class Record:
 
     @property
     def proved(self) -> bool:
-        return self.solution is not None and self.best - self.bound <= TOLERANCE * max(1.0, abs(self.best))
+        return self.solution is not None and self.best - self.bound <= TOLERANCE * abs(self.best)
 
     def learn(self, solution: Any, bound: float | None, by: str) -> None:
         """Take what a solver says, the value recomputed; a bound above a known value is nobody's to keep."""
@@ -317,7 +317,7 @@ class Record:
             self.solution, self.best, self.by["best_known"] = solution, self.problem.value(solution), by
         if bound is not None and bound > self.bound:
             self.bound, self.by["bound"] = bound, by
-        if self.bound > self.best + TOLERANCE * max(1.0, abs(self.best)):
+        if self.bound > self.best + TOLERANCE * abs(self.best):
             raise ArithmeticError(f"{by}: bound {self.bound!r} above the value {self.best!r} of a known selection")
 
 

@@ -76,7 +76,7 @@ def about(name: str) -> Mapping[str, Any]:
     mapping
         `n`; `k`, None without a cardinality; `kind`, couplings and constraints; `network`, `formulation`, `budget`,
         `provenance`; `best_known`, the least value found; `bound`, proved that none is less; `proved`, whether they
-        agree within 1e-9 of max(1, abs value); `by`, what found each; `hash` of the instance.
+        agree within 1e-9 of the value; `by`, what found each; `hash` of the instance.
 
     Raises
     ------
