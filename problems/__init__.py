@@ -5,6 +5,9 @@ from ._errors import SolverFailed as SolverFailed
 from ._errors import UnsupportedProblem as UnsupportedProblem
 from ._errors import unknown as unknown
 from .binary_quadratic import BinaryQuadratic as BinaryQuadratic
+from .black_box import BlackBox as BlackBox
+from .black_box import LevelTuples as LevelTuples
+from .black_box import Selections as Selections
 from .constraints import Budget as Budget
 from .constraints import Cardinality as Cardinality
 from .constraints import Constraint as Constraint

@@ -77,9 +77,9 @@ class BinaryQuadratic:
         # a list or a foreign matrix is replaced by the checked read-only copy; our own kinds stay as they are
         native = couplings.matrix if isinstance(couplings, (Dense, Sparse)) else couplings
         self._set(linear=linear, quadratic=native, couplings=couplings, offset=number("offset", self.offset))
-        self._set(constraints=_checked_constraints(self.constraints, n), meta=dict(self.meta))
+        self._set(constraints=checked_constraints(self.constraints, n), meta=dict(self.meta))
         if self.labels is not None:
-            self._set(labels=_checked_labels(self.labels, n))
+            self._set(labels=checked_labels(self.labels, n))
         if self.diagonal is not None:
             self._set(diagonal=floats("diagonal", self.diagonal, (n,)))
         with np.errstate(over="ignore"):
@@ -225,7 +225,8 @@ def _no_coupling(n: int) -> AnyCoupling:
     return LowRank(np.zeros((n, 0)))
 
 
-def _checked_constraints(constraints: Any, n: int) -> tuple[Constraint, ...]:
+def checked_constraints(constraints: Any, n: int) -> tuple[Constraint, ...]:
+    """The constraints as a tuple, each checked against n variables; refuses other kinds and two cardinalities."""
     checked = (constraints,) if isinstance(constraints, Constraint) else tuple(constraints)
     for constraint in checked:
         if not isinstance(constraint, (Cardinality, GroupBounds, Budget)):
@@ -238,7 +239,8 @@ def _checked_constraints(constraints: Any, n: int) -> tuple[Constraint, ...]:
     return checked
 
 
-def _checked_labels(labels: Sequence[Any], n: int) -> tuple[Any, ...]:
+def checked_labels(labels: Sequence[Any], n: int) -> tuple[Any, ...]:
+    """The labels as a tuple of n distinct hashable values that JSON brings back."""
     checked = tuple(_label(label) for label in labels)
     if len(checked) != n:
         raise InvalidProblem(f"labels: expected one for each of n = {n} variables, got {len(checked)}")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, InvalidProblem, SolverFailed, UnsupportedProblem
+from prunesolve.problems import BinaryQuadratic, BlackBox, InvalidProblem, SolverFailed, UnsupportedProblem
 from prunesolve.problems._arrays import bits
 
 
@@ -71,8 +71,9 @@ class Result:
 
     Parameters
     ----------
-    solution : (n,) bool or None
-        Best feasible solution, else the least infeasible one offered, else None.
+    solution : (n,) bool, (L,) int or None
+        Best feasible solution, a selection or a level for each coordinate; else the least infeasible one offered, else
+        None.
     objective : float or None
         Its value, recomputed by the library.
     bound : float or None
@@ -119,8 +120,8 @@ class Result:
         return gap if math.isfinite(gap) else None
 
     def to_json(self, *, trace: bool = True) -> str:
-        """One JSON object; the solution as the indices kept; no NaN or infinity."""
-        kept = None if self.solution is None else np.flatnonzero(self.solution).tolist()
+        """One JSON object; the solution as the indices kept, or as the levels; no NaN or infinity."""
+        listed = None if self.solution is None else _listed(self.solution)
         told: dict[str, Any] = {
             "solver": self.solver,
             "status": str(self.status),
@@ -129,11 +130,11 @@ class Result:
             "gap": self.gap,
             "feasible": self.feasible,
             "n": None if self.solution is None else len(self.solution),
-            "kept": None if kept is None else len(kept),
+            "kept": int(self.solution.sum()) if _selects(self.solution) else None,
             "seconds": self.seconds,
             "seed": self.seed,
             "evaluations": self.evaluations,
-            "solution": kept,
+            "solution": listed,
             "details": _plain(self.details),
         }
         if self.front is not None:
@@ -149,8 +150,7 @@ class Result:
             told = json.loads(text)
             solution, front = None, told.get("front")
             if told["solution"] is not None:
-                solution = np.zeros(told["n"], dtype=bool)
-                solution[told["solution"]] = True
+                solution = _unlisted(told["solution"], told["n"], told["kept"])
             return cls(
                 solution=solution,
                 objective=told["objective"],
@@ -181,6 +181,24 @@ class Result:
     def load(cls, path: str | Path) -> Result:
         """Read what `save` wrote."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def _selects(solution: Any) -> bool:
+    return solution is not None and solution.dtype == np.bool_
+
+
+def _listed(solution: Any) -> list[int]:
+    """The indices kept of a selection, the levels of a tuple."""
+    return (np.flatnonzero(solution) if _selects(solution) else solution).tolist()
+
+
+def _unlisted(listed: list[int], n: int, kept: int | None) -> Any:
+    """What `_listed` wrote; levels keep no units."""
+    if kept is None:
+        return np.array(listed, dtype=np.int64)
+    solution = np.zeros(n, dtype=bool)
+    solution[listed] = True
+    return solution
 
 
 class _Held(NamedTuple):
@@ -304,7 +322,7 @@ class Run:
 
         The better of this one and the incumbent stays: feasible before infeasible, then by objective.
         """
-        kept = bits("offered solution", x, self._problem.n)
+        kept = _checked(self._problem, "offered solution", x)
         if kept.ndim != 1:
             raise InvalidProblem(f"offered solution: expected one selection ({self._problem.n},), got {kept.shape}")
         kept.setflags(write=False)
@@ -348,7 +366,8 @@ class Run:
         )
         if start is not None:
             inner.start = _checked_start(self._problem, start)
-            inner.offer(inner.start)
+            if not isinstance(self._problem, BlackBox):
+                inner.offer(inner.start)
         inner.told = solver._search(self._problem, inner)
         return inner
 
@@ -443,7 +462,7 @@ class Solver(ABC):
 
         Parameters
         ----------
-        problem : BinaryQuadratic
+        problem : BinaryQuadratic or BlackBox
             What to minimise; it is not changed.
         seed : int or None
             Seed of the run; None draws one. The effective seed is in the result.
@@ -456,7 +475,7 @@ class Solver(ABC):
         start : (n,) bool, optional
             A feasible selection to begin with; the result is never worse.
         bound : bool
-            Also compute a lower bound, within what time is left and at least one second.
+            Also compute a lower bound, within what time is left and at least one second; a black box has none.
 
         Returns
         -------
@@ -487,18 +506,22 @@ class Solver(ABC):
         # told before the bound, whose seconds are not the search's
         status, seconds = run.status(told), run.seconds
         wanted = bound and run.bound is None and status is not Status.OPTIMAL
-        if wanted and run.feasible and "interrupted" not in run.details:
+        if wanted and isinstance(problem, BinaryQuadratic) and run.feasible and "interrupted" not in run.details:
             self._bound(problem, run)
         return _result(self, run, status, seconds)
 
     def _guarded(self, problem: Any, run: Run) -> Status | None:
         """The search, with Ctrl-C turned into a stop and a crash into SolverFailed."""
         try:
-            if run.start is not None:
+            # a black box is evaluated by the search alone, which counts it and outlives a failure
+            if run.start is not None and not isinstance(problem, BlackBox):
                 run.offer(run.start)
             forced = _only_selection(problem)
             if forced is not None:
+                run.count(int(isinstance(problem, BlackBox)))
                 run.offer(forced)
+                if isinstance(problem, BlackBox):
+                    return Status.OPTIMAL if run.feasible else None
                 return Status.OPTIMAL if run.feasible else Status.INFEASIBLE
             return self._search(problem, run)
         except KeyboardInterrupt:
@@ -599,8 +622,13 @@ def _is_whole(number: Any) -> bool:
     return isinstance(number, Real) and not isinstance(number, bool) and float(number).is_integer()
 
 
-def _checked_start(problem: BinaryQuadratic, start: Any) -> Any:
-    kept = bits("start", start, problem.n)
+def _checked(problem: Any, name: str, x: Any) -> Any:
+    """A copy of a solution as the problem takes it: bits, or the levels of a black box."""
+    return problem.checked(x, name) if isinstance(problem, BlackBox) else bits(name, x, problem.n)
+
+
+def _checked_start(problem: Any, start: Any) -> Any:
+    kept = _checked(problem, "start", start)
     if kept.ndim != 1 or not problem.is_feasible(kept):
         raise InvalidProblem(
             f"start: expected a feasible selection ({problem.n},), got one of violation "
@@ -612,8 +640,6 @@ def _checked_start(problem: BinaryQuadratic, start: Any) -> Any:
 
 def _only_selection(problem: Any) -> Any:
     """The one candidate where the cardinality leaves no choice, so that no solver meets n = 0, k = 0 or k = n."""
-    if not isinstance(problem, BinaryQuadratic):
-        return None
     if problem.n == 0 or problem.k == 0:
         return np.zeros(problem.n, dtype=bool)
     return np.ones(problem.n, dtype=bool) if problem.k == problem.n else None
