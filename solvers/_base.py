@@ -237,6 +237,8 @@ class Run:
         Largest proved lower bound so far.
     stopped : bool
         Whether the caller asked to stop.
+    paid : dict
+        Points of a black box that were counted, with the batches; inner runs share it.
     """
 
     def __init__(
@@ -259,6 +261,7 @@ class Run:
         self.bound: float | None = None
         self.trace: list[TraceRow] = []
         self.stopped = False
+        self.paid: dict[bytes, set[int]] = {} if outer is None else outer.paid
         self._problem = problem
         self._callback = callback
         self._outer = outer
@@ -326,9 +329,12 @@ class Run:
         if kept.ndim != 1:
             raise InvalidProblem(f"offered solution: expected one selection ({self._problem.n},), got {kept.shape}")
         kept.setflags(write=False)
+        objective = float(self._problem.value(kept))
+        if math.isnan(objective):
+            # a black box may have no value here
+            return math.inf
         feasible = self._problem.is_feasible(kept)
         violation = 0.0 if feasible else max(self._problem.violation(kept), math.ulp(0.0))
-        objective = float(self._problem.value(kept))
         self._take(_Held(violation, objective, 0, kept), bound)
         return objective if feasible else math.inf
 

@@ -43,7 +43,7 @@ class Evaluations:
 
     def __init__(self, box: BlackBox, run: Run) -> None:
         self.box, self.run = box, run
-        self._paid: dict[bytes, set[int]] = {}
+        self._paid = run.paid
         self._failed: set[bytes] = set()
         self._spent = 0.0
         self._counted = 0
