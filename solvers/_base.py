@@ -269,6 +269,11 @@ class Run:
         self._began = time.perf_counter()
 
     @property
+    def outermost(self) -> Run:
+        """The run that the caller's result is made of."""
+        return self if self._outer is None else self._outer.outermost
+
+    @property
     def best(self) -> Any:
         """The incumbent (n,), read-only; None before the first offer."""
         return self._held.solution

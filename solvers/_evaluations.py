@@ -152,7 +152,7 @@ class Evaluations:
 
     def _tell(self, row: Any, said: str) -> None:
         key = self.box.key(row)
-        failures = self.run.details.setdefault("failures", [])
+        failures = self.run.outermost.details.setdefault("failures", [])
         point = np.flatnonzero(row) if row.dtype == np.bool_ else row
         entry = {"kept" if row.dtype == np.bool_ else "levels": point.tolist(), "error": said}
         if len(failures) < _TOLD and entry not in failures:

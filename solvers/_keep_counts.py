@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, BlackBox, Blocks, GroupBounds, InvalidProblem, LevelTuples
+from prunesolve.problems import BinaryQuadratic, BlackBox, Blocks, GroupBounds, InvalidProblem, LevelTuples, Unit
 from prunesolve.problems._arrays import Bits, Indices
 
 _FINEST = 32  # steps that a group is divided into at most
@@ -99,22 +99,28 @@ def refusal(box: BlackBox) -> str | None:
     if box.k is None:
         return "over='counts' shares a cardinality among the groups, this problem has none; take over='bits'"
     if len(parts(box)) < 2:
-        return "over='counts' needs groups (meta['groups'], GroupBounds or Blocks), this problem names none"
+        return "over='counts' needs groups (meta['groups'], GroupBounds, Unit labels, Blocks), this problem names none"
     return None
 
 
 def parts(box: BlackBox) -> list[Indices]:
-    """The units of each group: as the formulation stored them, as bounds name them or as couplings fall apart."""
+    """The units of each group, as meta, bounds or labels name them or as the couplings fall apart."""
     n, named = box.n, box.meta.get("groups") or box.surrogate.meta.get("groups")
     if named and sum(int(group["size"]) for group in named) == n:
         return np.split(np.arange(n), np.cumsum([int(group["size"]) for group in named])[:-1])
     for bounds in box.of_kind(GroupBounds):
         if (bounds.group >= 0).all():
-            return [np.flatnonzero(bounds.group == g) for g in range(len(bounds.low)) if (bounds.group == g).any()]
+            return _alike(bounds.group)
+    if box.labels is not None and all(isinstance(label, Unit) for label in box.labels):
+        return _alike(np.unique([label.layer for label in box.labels], return_inverse=True)[1])
     couplings = box.surrogate.couplings
     if isinstance(couplings, Blocks):
-        return [np.flatnonzero(couplings.block_of == b) for b in np.unique(couplings.block_of)]
+        return _alike(couplings.block_of)
     return [np.arange(n)]
+
+
+def _alike(group: Indices) -> list[Indices]:
+    return [np.flatnonzero(group == g) for g in np.unique(group)]
 
 
 def _order(surrogate: BinaryQuadratic, x: Bits, part: Indices) -> Indices:

@@ -104,13 +104,14 @@ class Refine(Solver):
         status, x = self._surrogate_solution(box.surrogate, run)
         if x is None:
             return status
-        run.details["unrefined"] = float(Evaluations(box, run).values(x)[0])
+        value = float(Evaluations(box, run).values(x)[0])
+        run.details["unrefined"] = {"objective": value, "kept": np.flatnonzero(x).tolist()}
         if not run.feasible:
             return None
         if self.over != "bits" and not run.should_stop():
             self._refine_counts(box, run)
         if self.over != "counts" and not run.should_stop():
-            run.delegate(self._refiner, start=run.best)
+            run.details["refiner"] = run.delegate(self._refiner, start=run.best).details
         return None
 
     def _surrogate_solution(self, surrogate: BinaryQuadratic, run: Run) -> tuple[Status | None, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prunesolve.problems import BinaryQuadratic, BlackBox, Cardinality, LevelTuples, Selections, SolverFailed
-from prunesolve.solvers import Result, Restarts, Run, Solver, Status
+from prunesolve.solvers import Restarts, Result, Run, Solver, Status
 from prunesolve.solvers._evaluations import Evaluations
 
 SLOPES = np.array([3.0, -1.0, 2.0, 0.5, -4.0, 1.5])
