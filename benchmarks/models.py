@@ -58,19 +58,34 @@ class CifarResNet(nn.Module):
 class DnCNN(nn.Module):
     """Residual denoiser (Zhang et al. 2017): predicts the noise."""
 
-    def __init__(self, depth: int = 17, width: int = 64, bn: bool = True, bias: bool = False) -> None:
+    def __init__(
+        self, depth: int = 17, width: int = 64, bn: bool = True, bias: bool = False, channels: tuple[int, int] = (1, 1)
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv3x3(1, width, bias=bias), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [conv3x3(channels[0], width, bias=bias), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
             layers += [
                 conv3x3(width, width, bias=bias),
                 *([nn.BatchNorm2d(width)] if bn else []),
                 nn.ReLU(inplace=True),
             ]
-        self.dncnn = nn.Sequential(*layers, conv3x3(width, 1, bias=bias))
+        self.dncnn = nn.Sequential(*layers, conv3x3(width, channels[1], bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dncnn(x)
+
+
+class PDColor(nn.Module):
+    """Colour denoiser for real noise (Zhou et al. 2020): a small network estimates six maps of the noise's level, which
+    a DnCNN reads beside the image; predicts the noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.est = DnCNN(3, channels=(3, 6))
+        self.net = DnCNN(20, channels=(9, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.cat([x, self.est(x).clamp(0, 1)], dim=1))
 
 
 class DenseLayer(nn.Module):
@@ -156,6 +171,14 @@ def densenet() -> nn.Module:
 
 def dncnn() -> nn.Module:
     return loaded(DnCNN(), "dncnn_s25.pt")
+
+
+def dncnn_s15() -> nn.Module:
+    return loaded(DnCNN(), "dncnn_s15.pt")
+
+
+def pd_color_real() -> nn.Module:
+    return loaded(PDColor(), "pd_color_real.pt")
 
 
 def dncnn_nobn() -> nn.Module:

@@ -35,8 +35,13 @@ def off_diagonal(matrices: Sequence[Floats], weight: float) -> Blocks:
 
 def kept_pairs(matrices: Sequence[Floats], stats: Statistics, keep: Any) -> Iterator[float]:
     """The matrix entry of every pair of units of one group that are both kept."""
-    for g, matrix in enumerate(matrices):
-        kept = np.flatnonzero(keep[stats.starts[g] : stats.starts[g + 1]])
-        for a, i in enumerate(kept):
-            for j in kept[a + 1 :]:
-                yield float(matrix[i, j])
+    return (entry for *_, entry in pairs_among(matrices, stats, keep))
+
+
+def pairs_among(matrices: Sequence[Floats], stats: Statistics, chosen: Any) -> Iterator[tuple[int, int, float]]:
+    """(unit i, unit j > i, their group's matrix entry) for every pair of one group's units that are both chosen."""
+    for start, end, matrix in zip(stats.starts, stats.starts[1:], matrices, strict=False):
+        units = np.flatnonzero(chosen[start:end])
+        for a, i in enumerate(units):
+            for j in units[a + 1 :]:
+                yield int(start + i), int(start + j), float(matrix[i, j])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 from ._errors import InvalidProblem, check_options, unknown
@@ -22,13 +23,21 @@ class Registry:
         Our own entries; modules are relative to the room.
     base : sequence of str
         Public names of the room's `_base`.
+    others : {public name: module}
+        Public names of the room's other modules.
     """
 
     def __init__(
-        self, kind: str, package: str, table: Mapping[str, tuple[str, str, str]], base: tuple[str, ...]
+        self,
+        kind: str,
+        package: str,
+        table: Mapping[str, tuple[str, str, str]],
+        base: tuple[str, ...],
+        others: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.kind, self.package, self.table = kind, package, table
-        self.homes = {class_name: module for module, class_name, _ in table.values()} | dict.fromkeys(base, "_base")
+        self.homes = {class_name: module for module, class_name, _ in table.values()}
+        self.homes |= dict.fromkeys(base, "_base") | dict(others)
 
     def attribute(self, name: str) -> Any:
         """What the room answers when asked for an attribute it does not hold."""

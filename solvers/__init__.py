@@ -27,11 +27,18 @@ _TABLE = {
     ),
     "exact": ("exact", "Exact", "Proves the optimum: enumeration of small instances, else branch and bound."),
     "block-fronts": ("block_fronts", "BlockFronts", "Joins one front per block by dynamic programming; may prove."),
+    "swap-search": ("swap_search", "SwapSearch", "Swaps on a black box, ranked by its surrogate, cheap batches first."),
+    "tensor-train": ("tensor_train", "TensorTrain", "Learns a probability tensor over feasible points of a black box."),
+    "refine": ("refine", "Refine", "Solves the surrogate of a black box, then refines its answer by evaluations."),
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }
 _REGISTRY = Registry(
-    "solver", __name__, _TABLE, ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent", "Front")
+    "solver",
+    __name__,
+    _TABLE,
+    ("Solver", "Run", "Result", "Status", "TraceRow", "Incumbent", "Front"),
+    {"Evaluations": "_evaluations"},
 )
 
 __all__ = ["all", "available", "solver_class", "get", "names", "summaries", *_REGISTRY.homes]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import problems as problems
     from . import solvers as solvers
     from .pipeline import apply_masks as apply_masks
+    from .pipeline import evaluator as evaluator
     from .pipeline import find_groups as find_groups
     from .pipeline import load as load
     from .pipeline import masks as masks
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
     from .pipeline import solve as solve
     from .pipeline import verify as verify
     from .problems import BinaryQuadratic as BinaryQuadratic
+    from .problems import BlackBox as BlackBox
     from .problems import Blocks as Blocks
     from .problems import Budget as Budget
     from .problems import Cardinality as Cardinality
     from .problems import Group as Group
     from .problems import GroupBounds as GroupBounds
     from .problems import InvalidProblem as InvalidProblem
+    from .problems import LevelTuples as LevelTuples
     from .problems import LowRank as LowRank
     from .problems import Selection as Selection
+    from .problems import Selections as Selections
     from .problems import SolverFailed as SolverFailed
     from .problems import Statistics as Statistics
     from .problems import Unit as Unit
@@ -59,20 +63,24 @@ _NAMES = {
         "apply_masks",
         "shrink",
         "verify",
+        "evaluator",
         "refit",
         "recalibrate_batchnorm",
         "load",
     ),
     "problems": (
         "BinaryQuadratic",
+        "BlackBox",
         "Blocks",
         "Budget",
         "Cardinality",
         "Group",
         "GroupBounds",
         "InvalidProblem",
+        "LevelTuples",
         "LowRank",
         "Selection",
+        "Selections",
         "SolverFailed",
         "Statistics",
         "Unit",

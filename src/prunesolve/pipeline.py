@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,7 @@ from prunesolve.problems._npz import FORMAT, whole_file, whole_folder
 from prunesolve.solvers import Result, Solver, Status
 
 if TYPE_CHECKING:
+    from prunesolve.bridges.torch.evaluate import Evaluator
     from prunesolve.bridges.torch.groups import Found
     from prunesolve.bridges.torch.masks import Masks
     from prunesolve.bridges.torch.verify import Check
@@ -389,6 +391,13 @@ def verify(masked: Any, removed: Any, example: Any) -> Check:
     return verify(masked, removed, example)
 
 
+def evaluator(model: Any, data: Any, groups: Sequence[Group], **options: Any) -> Evaluator:
+    """The model as a black box: selections in, true loss or metric out; see `bridges.torch.evaluate.Evaluator`."""
+    from prunesolve.bridges.torch.evaluate import Evaluator
+
+    return Evaluator(model, data, groups, **options)
+
+
 def refit(dense: Any, removed: Any, data: Any, selection: Selection, **options: Any) -> Any:
     """A copy of the removed model with consumers fitted by least squares to the dense one's; no labels needed."""
     from prunesolve.bridges.torch.refit import refit
@@ -413,7 +422,8 @@ class Report(dict[str, Any]):
     """
 
     def __str__(self) -> str:
-        return "\n".join([*self._achieved(), *self._steps(), *self._layers(), *self._removal()])
+        parts = (self._achieved(), self._refinement(), self._steps(), self._layers(), self._removal())
+        return "\n".join(line for part in parts for line in part)
 
     def _achieved(self) -> Iterator[str]:
         asked = ", ".join(f"{name}={value}" for name, value in self["asked"].items())
@@ -425,6 +435,18 @@ class Report(dict[str, Any]):
         for step in self["steps"]:
             loss, metric = _figure(step["loss"], 5), _figure(step["metric"], 4)
             yield f"{step['step']:<12} loss {loss}, {step['metric_name']} {metric}"
+
+    def _refinement(self) -> Iterator[str]:
+        told = self["solver"].get("refinement")
+        if told is None:
+            return
+        for half, (before, after) in told["halves"].items():
+            name = before["metric_name"]
+            yield (
+                f"{half + ' half':<12} loss {_figure(before['loss'], 5)} to {_figure(after['loss'], 5)}, {name} "
+                f"{_figure(before['metric'], 4)} to {_figure(after['metric'], 4)}"
+            )
+        yield f"refinement   {told['evaluations']} evaluations, {told['seconds']:.1f} s; {told['returned']} returned"
 
     def _layers(self) -> Iterator[str]:
         for group, (kept, size) in self["layers"].items():
@@ -488,9 +510,19 @@ class PruneResult:
             save_masks(self.masks, place / "masks.safetensors")
             save_model(self.model, place, self.example)
             self.problem.save(place / "instance.npz")
-            told = told_of("instance.npz", self.problem, self.result)
-            _write_json(place / "result.json", told | {"trace": [list(row) for row in self.result.trace]})
+            result = _on(self.problem, self.result)
+            told = told_of("instance.npz", self.problem, result)
+            _write_json(place / "result.json", told | {"trace": [list(row) for row in result.trace]})
             self.report.save(place / "report.json")
+
+
+def _on(problem: BinaryQuadratic, result: Result) -> Result:
+    """The result in the instance's own terms: a search by evaluations of the network minimised something else."""
+    value = problem.value(result.solution)
+    if math.isclose(value, result.objective or 0.0, rel_tol=1e-9, abs_tol=1e-9):
+        return result
+    details = {**result.details, "searched_objective": result.objective}
+    return replace(result, objective=value, bound=None, trace=(), details=details)
 
 
 # model.pt2 is not always written: an older one must not stay beside newer weights
@@ -569,7 +601,9 @@ def prune(
     granularity : "channel"
         What goes.
     formulation, solver : str or object
-        By name, or with options set.
+        By name, or with options set. A solver of black boxes ("refine", "swap-search", "tensor-train") takes the
+        formulation as surrogate and evaluates the network itself on half of the data, after a quick refit where
+        `refit` is on; the other half guards against overfitting, see `bridges.torch.refinement.refined`.
     allocation : "auto"
         How many units each layer keeps: decided by the formulation under one budget for the whole network.
     layers : sequence of str, optional
@@ -617,13 +651,20 @@ def prune(
     from prunesolve.bridges.torch.data import Batches
     from prunesolve.bridges.torch.evaluate import placed
     from prunesolve.bridges.torch.masks import masks as masks_of
+    from prunesolve.bridges.torch.refinement import evaluates, refined
 
     clock = _Clock()
     dense, batches = placed(model, device), Batches(data)
     stats = measure(dense, batches, layers=layers, loss=loss)
     clock.tick("measure")
     problem = chosen.encode(stats, **asked)
-    result = _solved(problem, searcher, seed, time_limit)
+    if evaluates(searcher):
+        search = partial(
+            refined, dense, batches, stats.groups, problem, searcher, loss=loss, metric=metric, refit=bool(refit)
+        )
+    else:
+        search = partial(searcher.solve, problem)
+    result = _solved(problem, search, seed, time_limit)
     clock.tick("solve")
     selection, example = chosen.decode(stats, result.solution), batches.example()
     masked = apply_masks(copy.deepcopy(dense), masks_of(selection, dense))
@@ -663,7 +704,7 @@ def prune(
             },
             solver={"solver": result.solver, "status": str(result.status), "objective": result.objective}
             | {"bound": result.bound, "gap": result.gap, "seed": result.seed}
-            | {name: result.details[name] for name in ("picked", "added_back") if name in result.details},
+            | {name: result.details[name] for name in ("picked", "added_back", "refinement") if name in result.details},
             seconds=clock.seconds,
         ),
         selection=selection,
@@ -683,14 +724,14 @@ def _formulation(formulation: Any) -> Any:
     raise InvalidProblem(f"formulation: expected a name or a Formulation, got {type(formulation).__name__}")
 
 
-def _solved(problem: BinaryQuadratic, solver: Solver, seed: int, time_limit: float | None) -> Result:
+def _solved(problem: BinaryQuadratic, search: Callable[..., Result], seed: int, time_limit: float | None) -> Result:
     """A feasible result that leaves no budget unspent."""
-    result = solver.solve(problem, seed=seed, time_limit=time_limit)
+    result = search(seed=seed, time_limit=time_limit)
     if result.details.get("interrupted"):
         # the search keeps its incumbent at Ctrl-C; who interrupts the whole way wants it to end
         raise KeyboardInterrupt
     if not result.feasible:
-        raise SolverFailed(f"{solver.name}: {result.status.value}", result)
+        raise SolverFailed(f"{result.solver}: {result.status.value}", result)
     keep = spend_rest(problem, result.solution)
     added = int(keep.sum() - result.solution.sum())
     if not added:

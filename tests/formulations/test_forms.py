@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,8 +66,15 @@ def test_fisher_is_half_the_mean_square_derivative_of_what_goes(seed):
 
 
 @few
-@given(seeds, st.sampled_from(["global", "layer"]), st.sampled_from(["taylor", "taylor_signed"]))
-def test_hybrid_term_by_term(seed, normalisation, first_order):
+@given(
+    seeds,
+    st.sampled_from(["global", "layer"]),
+    st.sampled_from(["taylor", "taylor_signed"]),
+    st.sampled_from(["pruned", "kept"]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_hybrid_term_by_term(seed, normalisation, first_order, pairs, scaled, squared):
     rng = np.random.default_rng(seed)
     gradients, maps = rng.standard_normal((25, 7)), rng.standard_normal((7, 12))
     first = np.abs(gradients).mean(axis=0) if first_order == "taylor" else gradients.mean(axis=0)
@@ -78,15 +87,42 @@ def test_hybrid_term_by_term(seed, normalisation, first_order):
         {"activation": [np.abs(cosine[:3, :3]), np.abs(cosine[3:, 3:])]},
     )
     keep = some_selection(rng, 7)
-    expected = 0.0
-    for i in np.flatnonzero(keep):
+
+    def worth(i):
         peers = slice(0, 7) if normalisation == "global" else (slice(0, 3) if i < 3 else slice(3, 7))
-        expected -= 0.3 * abs(first[i]) / np.abs(first[peers]).mean() + 0.7 * second[i] / second[peers].mean()
-        for j in np.flatnonzero(keep):
-            if i < j and (i < 3) == (j < 3):
-                expected += 0.4 * abs(cosine[i, j])
-    formulation = HybridQubo(alpha=0.3, beta=0.4, normalisation=normalisation, first_order=first_order, minimum=0)
+        return 0.3 * abs(first[i]) / np.abs(first[peers]).mean() + 0.7 * second[i] / second[peers].mean()
+
+    expected = -sum(worth(i) for i in np.flatnonzero(keep))
+    paying = np.flatnonzero(keep if pairs == "kept" else ~keep)
+    for i, j in itertools.combinations(paying, 2):
+        if (i < 3) == (j < 3):
+            similarity = cosine[i, j] ** 2 if squared else abs(cosine[i, j])
+            expected += 0.4 * similarity * (np.sqrt(worth(i) * worth(j)) if scaled else 1.0)
+    options = {"normalisation": normalisation, "first_order": first_order, "pairs": pairs}
+    formulation = HybridQubo(alpha=0.3, beta=0.4, scaled=scaled, squared=squared, minimum=0, **options)
     assert formulation.encode(stats, keep=1.0).value(keep) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@few
+@given(seeds, st.booleans(), st.booleans())
+def test_pairs_pruned_and_pairs_kept_differ_by_linear_terms(seed, scaled, squared):
+    stats = example_statistics(seed)
+    pruned, kept = (
+        HybridQubo(pairs=p, scaled=scaled, squared=squared).encode(stats, keep=5) for p in ("pruned", "kept")
+    )
+    np.testing.assert_allclose(pruned.couplings.dense(), kept.couplings.dense())
+    np.testing.assert_allclose(kept.linear - pruned.linear, kept.couplings.dense().sum(axis=1))
+
+
+def test_a_copy_is_dearer_to_lose_with_its_twin_than_with_a_stranger():
+    """Four units of equal worth, 0 and 1 of the same maps: of every pair they are the last to go together."""
+    cosine = np.eye(4)
+    cosine[0, 1] = cosine[1, 0] = 1.0
+    stats = Statistics(groups(4), {"taylor": np.ones(4), "fisher": np.ones(4)}, {"activation": [cosine]})
+    problem = HybridQubo().encode(stats, keep=2)
+    values = {gone: problem.value([i not in gone for i in range(4)]) for gone in itertools.combinations(range(4), 2)}
+    assert values.pop((0, 1)) == pytest.approx(-2 + 0.5)
+    assert set(values.values()) == {-2.0}
 
 
 def test_l1_of_filters_written_out():
@@ -158,6 +194,9 @@ def test_no_solution_cannot_be_decoded():
         (lambda: HybridQubo(normalisation="layers"), "unknown normalisation 'layers': did you mean 'layer'"),
         (lambda: HybridQubo(similarity="activations"), "unknown similarity 'activations': did you mean 'activation'"),
         (lambda: HybridQubo(first_order="tailor"), "unknown first_order 'tailor': did you mean 'taylor'"),
+        (lambda: HybridQubo(pairs="prune"), "unknown pairs 'prune': did you mean 'pruned'"),
+        (lambda: HybridQubo(scaled="no"), "scaled: expected True or False, got 'no'"),
+        (lambda: HybridQubo(squared=2), "squared: expected True or False, got 2"),
         (lambda: L1Qubo(beta="small"), "beta: expected a number from 0 to 1e.06, got 'small'"),
         (lambda: L1Qubo(minimum=-1), "minimum: expected a whole number of units >= 0, got -1"),
         (lambda: Fisher(minimum=True), "minimum: expected a whole number"),

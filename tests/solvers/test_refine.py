@@ -64,12 +64,13 @@ def test_the_answer_is_never_worse_than_the_surrogates(refiner, over):
 @pytest.mark.parametrize("refiner", ["swap-search", "tensor-train"])
 def test_refinement_finds_what_the_surrogate_cannot_know(refiner):
     gains = []
-    for seed in range(4):
+    # of seed 0 the surrogate's optimum is the true one
+    for seed in range(1, 5):
         box = BlackBox.over(surrogate(seed), truth(seed))
         result = Refine("exact", refiner).solve(box, evaluation_limit=300, seed=seed)
         before = result.details["unrefined"]["objective"]
         least = box.value(ALL).min()
-        gains.append((before - result.objective) / max(1e-12, before - least))
+        gains.append((before - result.objective) / (before - least))
     assert np.mean(gains) > 0.8
 
 

@@ -1,0 +1,363 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prunesolve.problems import (
+    BinaryQuadratic,
+    BlackBox,
+    Budget,
+    Cardinality,
+    GroupBounds,
+    InvalidProblem,
+    LevelTuples,
+    Selections,
+)
+from prunesolve.solvers._base import Run
+from prunesolve.solvers._change_model import ChangeModel
+from prunesolve.solvers._proposals import LevelMoves, UnitMoves
+from prunesolve.solvers.swap_search import SwapSearch, _stages
+from prunesolve.solvers.testing import check_solver, checks
+
+RANKINGS = ("learned", "surrogate", "random")
+
+
+@pytest.mark.parametrize("check", checks())
+def test_battery(check):
+    check_solver(SwapSearch(), check)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"ranking": "random"}, {"ranking": "surrogate"}, {"proposals": 1, "bundle": 1}])
+def test_battery_with_other_options(options):
+    check_solver(SwapSearch(**options))
+
+
+def all_selections(n):
+    return np.array(list(itertools.product([False, True], repeat=n)))
+
+
+def quadratic_and_cubic(n, seed):
+    """A quadratic surrogate and a truth with three-body terms beside it."""
+    rng = np.random.default_rng(seed)
+    upper = np.triu(rng.normal(0, 1, (n, n)), 1)
+    triples = np.array([rng.choice(n, 3, replace=False) for _ in range(2 * n)])
+    weights = rng.normal(0, 1, len(triples))
+    quadratic = BinaryQuadratic(rng.normal(0, 1, n), upper + upper.T)
+
+    def truth(x):
+        return quadratic.value(x) + (x[:, triples[:, 0]] & x[:, triples[:, 1]] & x[:, triples[:, 2]]) @ weights
+
+    return quadratic, truth
+
+
+class Counted:
+    """The mean of batches that disagree a little; remembers what was asked."""
+
+    def __init__(self, truth, batches, spread=0.3):
+        self.truth, self.batches, self.spread = truth, batches, spread
+        self.asked = []
+
+    def __call__(self, x, batch=0):
+        self.asked += [(row.tobytes(), batch) for row in x]
+        offset = self.spread * np.sin(x @ np.arange(1.0, x.shape[1] + 1) + batch)
+        return self.truth(x) + offset
+
+
+CONSTRAINTS = {
+    "unconstrained": [],
+    "cardinality": [Cardinality(4)],
+    "groups": [GroupBounds(np.repeat([0, 1, 2], 3), [1, 1, 1], [1, 2, 2])],
+    "exact groups": [GroupBounds(np.repeat([0, 1, 2], 3), [2, 1, 1], [2, 1, 1])],
+    "budget": [Budget(np.arange(1.0, 10.0), 20.0)],
+    "bilinear": [Budget(np.ones(9), 12.0, 1.0 * (np.abs(np.subtract.outer(range(9), range(9))) == 1))],
+    "all": [Cardinality(4), GroupBounds(np.repeat([0, 1, 2], 3), [1, 1, 1], [2, 2, 2]), Budget(np.arange(1.0, 10), 20)],
+}
+
+
+@pytest.mark.parametrize("with_surrogate", [True, False])
+@pytest.mark.parametrize("kind", CONSTRAINTS)
+def test_enumerated_optimum(kind, with_surrogate):
+    for seed in range(3):
+        surrogate, truth = quadratic_and_cubic(9, seed)
+        space = Selections(9, CONSTRAINTS[kind])
+        box = BlackBox(space, truth, surrogate if with_surrogate else None)
+        rows = all_selections(9)
+        optimum = truth(rows[space.is_feasible(rows)]).min()
+        result = SwapSearch().solve(box, seed=seed)
+        assert result.feasible and result.objective == pytest.approx(optimum)
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_ends_by_itself_before_its_own_count(ranking):
+    surrogate, truth = quadratic_and_cubic(6, 0)
+    box = BlackBox(Selections(6, [Cardinality(3)]), truth, surrogate)
+    result = SwapSearch(ranking=ranking, evaluations=10**9).solve(box)
+    assert result.evaluations <= math.comb(6, 3)
+
+
+def test_own_count_ends_it():
+    surrogate, truth = quadratic_and_cubic(40, 0)
+    result = SwapSearch(evaluations=50).solve(BlackBox(Selections(40, [Cardinality(20)]), truth, surrogate))
+    assert 50 <= result.evaluations <= 50 + 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_moves_keep_every_constraint_and_a_start_is_never_lost(data):
+    n = data.draw(st.integers(2, 10))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    start = rng.random(n) < 0.5
+    # constraints that the start meets
+    constraints = []
+    if data.draw(st.booleans()):
+        constraints.append(Cardinality(int(start.sum())))
+    if data.draw(st.booleans()):
+        group = rng.integers(-1, 3, n)
+        kept = np.bincount(group[(group >= 0) & start], minlength=3)
+        slack = data.draw(st.integers(0, 1))
+        sizes = np.bincount(group[group >= 0], minlength=3)
+        constraints.append(GroupBounds(group, np.maximum(kept - slack, 0), np.minimum(kept + slack, sizes)))
+    if data.draw(st.booleans()):
+        pair = np.triu(rng.integers(0, 2, (n, n)), 1).astype(float)
+        budget = Budget(rng.integers(0, 4, n).astype(float), 1e6, pair + pair.T)
+        constraints.append(Budget(budget.cost, float(budget.spent(start)) + data.draw(st.integers(0, 3)), budget.pair))
+    surrogate, truth = quadratic_and_cubic(max(n, 3), 1)
+    asked = Counted(lambda x: truth(np.pad(x, ((0, 0), (0, max(n, 3) - n)))), 2)
+    known = BinaryQuadratic(surrogate.linear[:n], surrogate.couplings.dense()[:n, :n])
+    space = Selections(n, constraints)
+    box = BlackBox(space, asked, known if data.draw(st.booleans()) else None, [1.0, 2.0])
+    ranking = data.draw(st.sampled_from(RANKINGS))
+    result = SwapSearch(ranking=ranking).solve(box, start=start, evaluation_limit=30)
+    assert result.feasible and result.objective <= box.value(start)
+    points = np.array([np.frombuffer(key, dtype=bool) for key, _ in asked.asked])
+    assert space.is_feasible(points).all()
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+@pytest.mark.parametrize("batches", [1, 3, 4])
+def test_the_black_box_sees_what_the_run_counts(ranking, batches):
+    surrogate, truth = quadratic_and_cubic(20, 0)
+    counted = Counted(truth, batches)
+    box = BlackBox(Selections(20, [Cardinality(9)]), counted, surrogate, np.ones(batches))
+    result = SwapSearch(ranking=ranking).solve(box, evaluation_limit=60)
+    assert len(counted.asked) == len(set(counted.asked))
+    assert result.evaluations == math.ceil(len(counted.asked) / batches - 1e-9) <= 60
+
+
+def test_what_loses_a_look_costs_less_than_an_evaluation():
+    surrogate, truth = quadratic_and_cubic(30, 0)
+    counted = Counted(truth, 8)
+    box = BlackBox(Selections(30, [Cardinality(15)]), counted, surrogate, np.ones(8))
+    SwapSearch().solve(box, evaluation_limit=60)
+    asked = {}
+    for key, batch in counted.asked:
+        asked.setdefault(key, set()).add(batch)
+    looks = np.array([len(batches) for batches in asked.values()])
+    # far more points than evaluations, most of them dropped after a look or two
+    assert len(looks) > 120 and np.median(looks) <= 2 and looks.max() == 8
+    assert set(looks) <= {1, 2, 4, 8}
+
+
+def test_stages_double_up_to_all_batches():
+    assert [_stages(b) for b in (1, 2, 3, 4, 6, 16)] == [
+        [1], [1, 2], [1, 2, 3], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8, 16],
+    ]  # fmt: skip
+
+
+def test_only_the_undecided_units_move():
+    surrogate, truth = quadratic_and_cubic(12, 0)
+    counted = Counted(truth, 1)
+    box = BlackBox(Selections(12, [Cardinality(6)]), counted, surrogate)
+    start = np.arange(12) < 6
+    SwapSearch(undecided=5).solve(box, start=start, evaluation_limit=40)
+    points = np.array([np.frombuffer(key, dtype=bool) for key, _ in counted.asked])
+    assert 1 < (points != start).any(axis=0).sum() <= 5
+
+
+def test_a_point_without_value_is_passed_by():
+    surrogate, truth = quadratic_and_cubic(9, 0)
+    space = Selections(9, [Cardinality(4)])
+
+    def patchy(x):
+        return np.where(x[:, 0], np.nan, truth(x))
+
+    rows = all_selections(9)
+    rows = rows[space.is_feasible(rows) & ~rows[:, 0]]
+    start = np.arange(9) < 4  # without a value itself
+    result = SwapSearch().solve(BlackBox(space, patchy, surrogate), start=start)
+    assert result.objective == pytest.approx(truth(rows).min())
+    assert result.details["failures"]
+
+
+def levels_truth(sizes, seed):
+    rng = np.random.default_rng(seed)
+    tables = [np.sort(rng.random(s))[::-1] for s in sizes]
+    mixed = rng.normal(0, 0.3, len(sizes))
+
+    def truth(x):
+        separable = sum(table[x[:, i]] for i, table in enumerate(tables))
+        return separable + 0.1 * np.sin((x @ mixed) * 3.0)
+
+    return truth
+
+
+class Separable:
+    """A surrogate of level tuples: the level alone, without what mixes coordinates."""
+
+    def __init__(self, sizes):
+        self.sizes = np.asarray(sizes)
+
+    def value(self, x):
+        values = -(np.atleast_2d(x) / self.sizes).sum(axis=1)
+        return float(values[0]) if np.ndim(x) == 1 else values
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("with_surrogate", [True, False])
+def test_level_tuples(exact, with_surrogate):
+    sizes = (4, 5, 3, 4)
+    space = LevelTuples([np.arange(s) for s in sizes], budget=7, exact=exact)
+    truth = levels_truth(sizes, 0)
+    counted = Counted(truth, 2, spread=0.0)
+    box = BlackBox(space, counted, Separable(sizes) if with_surrogate else None, [1.0, 1.0])
+    rows = np.array(list(itertools.product(*map(range, sizes))))
+    optimum = truth(rows[space.is_feasible(rows)]).min()
+    result = SwapSearch().solve(box)
+    assert result.objective == pytest.approx(optimum)
+    points = np.array([np.frombuffer(key, dtype=np.int64) for key, _ in counted.asked])
+    assert space.is_feasible(points).all()
+
+
+def test_level_tuples_whose_costs_differ():
+    space = LevelTuples([[0, 3, 7], [0, 2, 4, 5], [1, 6]], budget=11)
+    rows = np.array(list(itertools.product(range(3), range(4), range(2))))
+    feasible = rows[space.is_feasible(rows)]
+    target = feasible[len(feasible) // 2]
+    box = BlackBox(space, lambda x: np.abs(x - target).sum(axis=1).astype(float))
+    # two-coordinate switches may not connect all tuples; the start reaches what they do
+    result = SwapSearch().solve(box, start=feasible[0])
+    assert result.feasible and result.objective <= np.abs(feasible[0] - target).sum()
+
+
+def test_repeats_under_a_seed():
+    surrogate, truth = quadratic_and_cubic(24, 0)
+    space = Selections(24, [Cardinality(11)])
+    told = [
+        SwapSearch().solve(
+            BlackBox(space, Counted(truth, 4), surrogate, np.ones(4)), seed=seed, evaluation_limit=80
+        )
+        for seed in (3, 3, 4)
+    ]
+    assert np.array_equal(told[0].solution, told[1].solution) and told[0].evaluations == told[1].evaluations
+    assert told[0].objective == told[1].objective
+
+
+def test_learning_beats_random_swaps_at_equal_evaluations():
+    gains = {}
+    for ranking in ("learned", "random"):
+        found = []
+        for seed in range(4):
+            surrogate, truth = quadratic_and_cubic(48, seed)
+            problem = surrogate.replace(constraints=[Cardinality(24)])
+            box = BlackBox.over(problem, Counted(truth, 4, spread=0.0), np.ones(4))
+            start = np.arange(48) < 24
+            result = SwapSearch(ranking=ranking).solve(box, start=start, seed=seed, evaluation_limit=100)
+            found.append(box.value(start) - result.objective)
+        gains[ranking] = np.mean(found)
+    assert gains["learned"] > 1.2 * gains["random"]
+
+
+def test_model_mean_is_ridge_regression():
+    rng = np.random.default_rng(0)
+    rows, noise = rng.normal(size=(7, 5)), rng.uniform(0.5, 2.0, 7)
+    changes = rng.normal(size=7)
+    model = ChangeModel([("trend", 2), ("coordinate", 3)])
+    model.learn(rows, changes, noise)
+    prior = np.array([0.25, 0.25, 0.1, 0.1, 0.1])
+    precision = rows.T @ (rows / noise[:, None]) + np.diag(1 / prior)
+    np.testing.assert_allclose(model.mean(), np.linalg.solve(precision, rows.T @ (changes / noise)), rtol=1e-8)
+
+
+def test_model_draws_have_the_posterior_covariance():
+    rng = np.random.default_rng(0)
+    rows, noise, changes = rng.normal(size=(6, 3)), np.ones(6), rng.normal(size=6)
+    model = ChangeModel([("trend", 1), ("coordinate", 2)])
+    model.learn(rows, changes, noise)
+    prior = np.array([0.25, 0.1, 0.1])
+    covariance = rows @ np.diag(prior) @ rows.T + np.eye(6)
+    size = changes @ np.linalg.solve(covariance, changes) / 6
+    expected = size * np.linalg.inv(rows.T @ rows + np.diag(1 / prior))
+    draws = model.draws(np.random.default_rng(1), 40_000)
+    np.testing.assert_allclose(np.cov(draws.T), expected, atol=0.02 * np.abs(expected).max() + 1e-4)
+    np.testing.assert_allclose(draws.mean(axis=0), model.mean(), atol=4 * np.sqrt(expected.max() / 40_000))
+
+
+def test_model_finds_which_group_the_surrogate_misjudges():
+    rng = np.random.default_rng(0)
+    surrogate, _ = quadratic_and_cubic(30, 0)
+    groups = np.repeat([0, 1, 2], 10)
+    box = BlackBox(
+        Selections(30, [Cardinality(15)]), lambda x: np.zeros(len(x)), surrogate,
+        meta={"groups": [{"name": f"g{g}", "size": 10} for g in range(3)]},
+    )  # fmt: skip
+    moves = UnitMoves(box, np.ones(30, dtype=bool))
+    x = np.arange(30) % 2 == 0
+    points = moves.random(x, rng, 60, lambda p: np.zeros(len(p), dtype=bool))
+    features = moves.features(x, points)
+    # the predicted change adds up from its parts, and is the surrogate's
+    np.testing.assert_allclose(features[:, 0], features[:, 1:4].sum(axis=1))
+    np.testing.assert_allclose(features[:, 0] * moves.scale, surrogate.value(points) - surrogate.value(x))
+    gained = (points.astype(int) - x) @ (groups[:, None] == 2)
+    model = ChangeModel(moves.blocks)
+    changes = features[:, 0] + 5.0 * gained[:, 0]
+    model.learn(features[:40], changes[:40], np.ones(40))
+    predicted = features[40:] @ model.mean()
+    assert np.corrcoef(predicted, changes[40:])[0, 1] > 0.95 > np.corrcoef(features[40:, 0], changes[40:])[0, 1]
+
+
+def test_neighbours_are_all_feasible_swaps_once():
+    surrogate, truth = quadratic_and_cubic(8, 0)
+    box = BlackBox(Selections(8, [Cardinality(3)]), truth, surrogate)
+    moves = UnitMoves(box, np.ones(8, dtype=bool))
+    x = np.arange(8) < 3
+    theta = np.zeros(sum(width for _, width in moves.blocks))
+    found = moves.singles(x, theta, 100, lambda p: np.zeros(len(p), dtype=bool))
+    assert len({row.tobytes() for row in found}) == len(found) == 3 * 5
+    assert (found.sum(axis=1) == 3).all() and ((found != x).sum(axis=1) == 2).all()
+
+
+def test_a_path_makes_disjoint_moves_one_after_the_other():
+    surrogate, truth = quadratic_and_cubic(16, 0)
+    box = BlackBox(Selections(16, [Cardinality(8)]), truth, surrogate)
+    moves = UnitMoves(box, np.ones(16, dtype=bool))
+    x = np.arange(16) < 8
+    theta = np.zeros(sum(width for _, width in moves.blocks))
+    theta[0] = 1.0
+    path = moves.path(x, theta, 4)
+    assert [int((p != x).sum()) for p in path] == [2 * (i + 1) for i in range(len(path))]
+    # every further move pays by the surrogate
+    values = [surrogate.value(p) for p in path]
+    assert values == sorted(values)[::-1]
+
+
+def test_levels_start_meets_the_budget():
+    space = LevelTuples([np.arange(9)] * 4, budget=16)
+    start = LevelMoves(BlackBox(space, lambda x: x.sum(axis=1))).start(Run(None, seed=0))
+    assert start.tolist() == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "option", [{"evaluations": 0}, {"proposals": 0}, {"keep": 0.0}, {"keep": 1.5}, {"bundle": 0}, {"undecided": -1}]
+)
+def test_options_are_checked(option):
+    with pytest.raises(InvalidProblem, match=next(iter(option))):
+        SwapSearch(**option)
+
+
+def test_unknown_ranking_suggests_the_nearest():
+    with pytest.raises(InvalidProblem, match="learned"):
+        SwapSearch(ranking="learnt")
