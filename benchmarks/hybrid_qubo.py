@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,8 +44,10 @@ REFINED: dict[str, Callable[[int], Solver]] = {
     "random swaps": lambda e: SwapSearch(evaluations=e, ranking="random"),
     "tensor-train, rank 1": lambda e: TensorTrain(evaluations=e, rank=1),
     "tensor-train": lambda e: TensorTrain(evaluations=e),
+    "tensor-train, no model": lambda e: TensorTrain(evaluations=e, screen=1),
     "swap-search": lambda e: SwapSearch(evaluations=e),
 }
+TUNED = "hybrid-qubo, tuned"
 OVER = {"": "bits", " over counts": "counts", " over both": "both"}
 # bfloat16 is six times as fast where the processor has matrix tiles; its rounding drowns 38 dB
 DTYPES = {"pd_color_real": torch.float32}
@@ -61,31 +63,35 @@ class Case:
     draw: int
 
 
+def pruned_layers(source: Denoiser, scope: str) -> list[str] | None:
+    """The middle layers of those that may be pruned; None for all."""
+    count = SCOPES[scope]
+    if count is None:
+        return source.layers
+    found = ps.find_groups(source.network(), source.calibration(0)[0][0][:1], layers=source.layers)
+    layers = [g.layer for g in found.groups]
+    first = (len(layers) - count) // 2
+    return layers[first : first + count]
+
+
+@cache
+def measured(denoiser: str, scope: str, draw: int) -> ps.Statistics:
+    source = DENOISERS[denoiser]
+    return ps.measure(source.network(), source.calibration(draw), layers=pruned_layers(source, scope))
+
+
 class Bench:
-    """What all methods of a case share, measured when it is first needed."""
+    """What all methods of a case share."""
 
     def __init__(self, case: Case, crops: int) -> None:
         self.case, self.crops = case, crops
         self.source: Denoiser = DENOISERS[case.denoiser]
         self.network = self.source.network()
-
-    @cached_property
-    def calibration(self) -> Data:
-        return self.source.calibration(self.case.draw)
+        self.calibration: Data = self.source.calibration(case.draw)
 
     @cached_property
     def statistics(self) -> ps.Statistics:
-        return ps.measure(self.network, self.calibration, layers=self._layers())
-
-    def _layers(self) -> list[str] | None:
-        """The middle layers of those that may be pruned; None for all."""
-        count = SCOPES[self.case.scope]
-        if count is None:
-            return self.source.layers
-        found = ps.find_groups(self.network, self.calibration[0][0][:1], layers=self.source.layers)
-        layers = [g.layer for g in found.groups]
-        first = (len(layers) - count) // 2
-        return layers[first : first + count]
+        return measured(self.case.denoiser, self.case.scope, self.case.draw)
 
     def evaluator(self, refit: bool) -> Any:
         # crops that the statistics have not seen
@@ -112,6 +118,14 @@ def chosen(bench: Bench, name: str) -> dict[str, Any]:
     return {"method": name, "seconds": seconds, "evaluations": 0, **bench.scores(result.solution)}
 
 
+def tuned(bench: Bench) -> dict[str, Any]:
+    """The hybrid QUBO with its weights tuned on the search half of fresh crops."""
+    evaluator = bench.evaluator(refit=False)
+    found = ps.tune(HybridQubo(), bench.statistics, evaluator, keep=1 - bench.case.removed, seed=bench.case.draw)
+    told = {"method": TUNED, "seconds": found.seconds, "evaluations": found.evaluations}
+    return told | {"formulation": repr(found.formulation), **bench.scores(found.keep)}
+
+
 def refined(bench: Bench, name: str, over: str, evaluations: int, refit: bool) -> dict[str, Any]:
     """The hybrid QUBO's selection refined against the PSNR of the search half, measured with or without the refit."""
     evaluator = bench.evaluator(refit)
@@ -136,6 +150,7 @@ def jobs(asked: argparse.Namespace) -> Iterator[tuple[str, Callable[[Bench], dic
     """(method, what computes its row) of every method asked for."""
     for name in CHOSEN:
         yield name, lambda bench, name=name: chosen(bench, name)
+    yield TUNED, tuned
     for refit in (False, True):
         for name in REFINED:
             for over in OVER:

@@ -5,6 +5,7 @@ minimise    - sum_i s_i x_i + beta sum_{i<j, same group} rho_ij sqrt(s_i s_j) (1
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,7 +32,8 @@ class HybridQubo(Formulation):
     layers, from those of similar maps to the others.
 
     The paper's terms in their plainest reading are `HybridQubo(beta=0.02, pairs="kept", scaled=False, squared=False)`;
-    there beta is delicate, and on denoisers that choice lost more than 2 dB to greedy Taylor.
+    there beta is delicate, and on denoisers that choice lost more than 2 dB to greedy Taylor. Squared cosines of
+    measured maps form a positive semidefinite matrix, so bounds get a natural diagonal; absolute ones need not.
 
     Parameters
     ----------
@@ -104,11 +106,12 @@ class HybridQubo(Formulation):
         worth = sum((w * over_mean(s, group) for w, s in self._saliencies(stats)), start=np.zeros(stats.n))
         if not self.beta:
             return Objective(-worth)
-        price = off_diagonal(self._prices(stats, worth), self.beta)
+        prices = self._prices(stats, worth)
+        price, diagonal = off_diagonal(prices, self.beta), _diagonal(prices, self.beta)
         if self.pairs == "kept":
-            return Objective(-worth, price)
+            return Objective(-worth, price, diagonal=diagonal)
         rows = np.concatenate([block.sum(axis=1) for block in price.blocks])
-        return Objective(-worth - rows, price, float(rows.sum()) / 2)
+        return Objective(-worth - rows, price, float(rows.sum()) / 2, diagonal)
 
     def _saliencies(self, stats: Statistics) -> list[tuple[float, Floats]]:
         """(weight, (n,) saliency >= 0) of the terms that count."""
@@ -140,6 +143,20 @@ class HybridQubo(Formulation):
         return float(value)
 
 
+def _diagonal(prices: Sequence[Floats], beta: float) -> Floats | None:
+    """(n,) d that makes J/2 + diag(d) positive semidefinite: what each unit pays with itself, where that is enough.
+
+    It is for squared cosines, a Schur product of two Gram matrices. Absolute ones are left to the bounds, which find a
+    tighter diagonal than one shift for all.
+    """
+    least = min((float(np.linalg.eigvalsh(m)[0]) for m in prices if len(m)), default=0.0)
+    diagonal = np.concatenate([np.diag(m) for m in prices])
+    if least < -_ROUNDING * diagonal.max(initial=0.0):
+        return None
+    return 0.5 * beta * (diagonal + max(0.0, -least))
+
+
+_ROUNDING = 1e-9
 _CHOICES = {
     "normalisation": ("global", "layer"),
     "similarity": ("activation", "weights"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class ChangeModel:
         self._noise: Floats = np.zeros(0)
         self._grams: Floats = np.zeros((len(blocks), 0, 0))
         self._fitted_at = 0
+        self._inverse: Any = None
 
     def learn(self, rows: Floats, changes: Floats, noise: Floats) -> None:
         """Take in changes (m,) of moves with features (m, p) and noise variances (m,) relative to one another."""
@@ -52,6 +54,7 @@ class ChangeModel:
         self._changes = np.concatenate([self._changes, changes[told]])[-_WINDOW:]
         self._noise = np.concatenate([self._noise, noise[told]])[-_WINDOW:]
         self._extend_grams(int(told.sum()))
+        self._inverse = None
         if len(self._changes) >= _GROWTH * self._fitted_at or self._fitted_at == 0:
             self._fit()
 
@@ -79,7 +82,7 @@ class ChangeModel:
             return -np.inf
         scaled = np.linalg.solve(factor, self._changes)
         m = len(self._changes)
-        return float(-0.5 * m * np.log(max(scaled @ scaled / m, 1e-300)) - np.log(np.diag(factor)).sum())
+        return float(-0.5 * m * np.log(max(float(scaled @ scaled) / m, 1e-300)) - np.log(np.diag(factor)).sum())
 
     def _fit(self) -> None:
         """One round over the variances, each a quarter, the same or four times."""
@@ -109,15 +112,23 @@ class ChangeModel:
         scale = self._scale()
         return self._posterior(scale * prior, scale * noise)
 
+    def _solved(self, changes: Floats) -> Floats:
+        """(k, m) rows times the inverse covariance of the changes seen."""
+        if self._inverse is None:
+            # one inverse serves the mean and all draws; numpy has no triangular solve that would be cheaper
+            self._inverse = np.linalg.inv(self._covariance(self._variances))
+        solved: Floats = changes @ self._inverse
+        return solved
+
     def _scale(self) -> float:
         """s: size of the noise of one move on all data."""
-        whitened = np.linalg.solve(self._covariance(self._variances), self._changes)
-        return float(np.sqrt(max(self._changes @ whitened, 0.0) / len(self._changes)))
+        explained = float(self._changes @ self._solved(self._changes[None])[0])
+        return float(np.sqrt(max(explained, 0.0) / len(self._changes)))
 
     def _posterior(self, prior: Floats, noise: Floats) -> Floats:
         """(count, p) prior draws corrected by what was seen."""
         if not len(self._changes):
             return prior + self._believed
         missed = self._changes - prior @ self._rows.T - noise
-        weights = np.linalg.solve(self._covariance(self._variances), missed.T).T
-        return prior + (weights @ self._rows) * np.repeat(self._variances, self._widths)
+        corrected = (self._solved(missed) @ self._rows) * np.repeat(self._variances, self._widths)
+        return prior + corrected

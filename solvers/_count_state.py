@@ -51,7 +51,7 @@ class CountStates:
             after[after >= (most + 1) * _FIELD] = -1
             keys.append(np.unique(after[after >= 0]))
             ways.append(np.where(after >= 0, np.searchsorted(keys[-1], after), -1))
-        alive = keys[-1] >= least * _FIELD
+        alive: Any = keys[-1] >= least * _FIELD
         index = [np.where(alive, np.cumsum(alive) - 1, -1)]
         tables: list[Any] = []
         for way in reversed(ways):

@@ -346,7 +346,7 @@ def _even_levels(space: LevelTuples) -> Indices:
     target = int(space.budget) if space.exact else int(space.totals[space.totals <= space.budget].max())
     mean = np.array([c.mean() for c in space.cost])
     wanted = mean * (target / max(mean.sum(), 1e-12))
-    best = {0: (0.0, ())}
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
     for cost, goal in zip(space.cost, wanted, strict=True):
         step: dict[int, tuple[float, tuple[int, ...]]] = {}
         for spent, (error, levels) in best.items():

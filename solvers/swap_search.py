@@ -75,7 +75,7 @@ class SwapSearch(Solver):
 
     evaluations: int = 1000
     proposals: int = 16
-    keep: float = 0.5
+    keep: float = 0.25
     bundle: int = 32
     undecided: int = 0
     ranking: str = "learned"
@@ -179,7 +179,7 @@ class _Walk:
             here = value if stage == self.batches else float(self.evaluations.partial(x, stage)[0])
             values = self._look(x, here, pool, stage)
             if stage == stages[0] and not self.plain:
-                joined = self._joined(x, pool, values - here)
+                joined = self._joined(x, pool, values < here, values)
                 values = np.concatenate([values, self._look(x, here, joined, stage)])
                 pool = np.concatenate([pool, joined])
             order = np.argsort(values, kind="stable")[: max(1, math.ceil(self.options.keep * len(values)))]
@@ -207,12 +207,12 @@ class _Walk:
             self.model.learn(self.moves.features(x, points), values - here, noise)
         return values
 
-    def _joined(self, x: Any, pool: Any, changes: Floats) -> Any:
+    def _joined(self, x: Any, pool: Any, better: Bits, values: Floats) -> Any:
         """Up to two points (m, n): the improving moves that are disjoint all at once, and the better half of them."""
         steps = [x]
-        for i in np.argsort(changes, kind="stable"):
+        for i in np.argsort(values, kind="stable"):
             changed = pool[i] != x
-            if not changes[i] < 0 or ((steps[-1] != x) & changed).any():
+            if not better[i] or ((steps[-1] != x) & changed).any():
                 continue
             joint = np.where(changed, pool[i], steps[-1])
             if self.box.is_feasible(joint):

@@ -27,8 +27,10 @@ _MOVES = (2, 8)  # modes that differ between a mutant and its parent, about; one
 _FIRST_MOVES = 8  # and between a first sample and the start
 _GREED = 0.5  # standard deviations of the predicted changes that make a move e times likelier
 _INCUMBENT = 0.7  # share of the mutants whose parent is the best point; the others' is one of the elites
+_LOOKED = 3  # proposals looked at for each that is evaluated in full
 _EXPLORED = 0.2  # share of a batch that is drawn from the proposals by chance, not for its prediction
 _ENOUGH = 5  # points from which the local model is fitted
+_STAGNANT = 20  # batches without an improvement after which a kick leads elsewhere
 _PATIENCE = 12  # batches in a row without a new point after which the search ends
 _CROSSED = 64  # units that TT-cross takes on by itself: its time grows with their square
 _WARMING = (64, 4)  # samples and rounds of a start without a quadratic surrogate
@@ -45,14 +47,15 @@ class TensorTrain(Solver):
     are exact. The cores begin near the start, looser where the surrogate sees little change, and climb the likelihood
     of the best points seen so far. A batch is proposed by the tensor and by mutants of the best points, which are
     samples of tensors of rank 1 that peak there. Of `screen` times as many proposals those are evaluated that a linear
-    model of the values seen so far, with the surrogate as one of its features, predicts to be lowest. The best point is
-    kept: the answer is never worse than the start.
+    model of the values seen so far, with the surrogate as one of its features, predicts to be lowest. Where batches in
+    a row bring nothing better the tensor begins anew some way off the best point. The best point is kept: the answer is
+    never worse than the start.
 
     `mode="cross"` spends the evaluations on what TT-cross (tntorch) finds on the surrogate alone, repaired to
     feasibility; it needs a surrogate that is cheap.
 
-    An evaluation is one distinct point. Without limits the search ends after `evaluations` of them, and in any case
-    when no new point turns up.
+    An evaluation is one distinct point on all batches of calibration data; a look costs its share. Without limits the
+    search ends after `evaluations` of them, and in any case when no new point turns up.
 
     Parameters
     ----------
@@ -70,6 +73,9 @@ class TensorTrain(Solver):
         Share of mutants among the proposals.
     screen : int
         Proposals for each evaluation; 1 evaluates every proposal.
+    look : float
+        Share of the calibration batches on which three times as many points are tried first, the best of which go on to
+        the others; 1 tries all on all batches. A black box of one batch has no first ones.
     undecided : int
         Units left free, those of smallest margin in a quadratic surrogate; 0 frees all, 64 with TT-cross.
     mode : {"learn", "cross"}
@@ -90,13 +96,14 @@ class TensorTrain(Solver):
     -1.0
     """
 
-    rank: int = 3
-    batch: int = 8
+    rank: int = 2
+    batch: int = 4
     elites: int = 10
     steps: int = 1
     learning_rate: float = 0.1
-    mutations: float = 0.7
+    mutations: float = 0.9
     screen: int = 20
+    look: float = 0.25
     undecided: int = 0
     mode: str = "learn"
     evaluations: int = 1000
@@ -113,6 +120,8 @@ class TensorTrain(Solver):
             raise InvalidProblem(f"learning_rate: expected a number > 0, got {self.learning_rate!r}")
         if not (isinstance(self.mutations, Real) and 0 <= self.mutations <= 1):
             raise InvalidProblem(f"mutations: expected a share from 0 to 1, got {self.mutations!r}")
+        if not (isinstance(self.look, Real) and 0 < self.look <= 1):
+            raise InvalidProblem(f"look: expected a share above 0, 1 at most, got {self.look!r}")
         if self.mode not in _MODES:
             raise InvalidProblem(f"mode: expected one of {', '.join(_MODES)}, got {self.mode!r}")
 
@@ -189,12 +198,35 @@ class _Learning:
 
     def __init__(self, options: TensorTrain, modes: Modes, evaluations: Evaluations, run: Run, start: Any) -> None:
         self.options, self.modes, self.evaluations, self.run = options, modes, evaluations, run
-        first = modes.peaked(modes.levels(start), modes.guessed_changes(start), _FIRST_MOVES, _GREED)
-        self.tensor = first.mixed(options.rank, run.rng)
+        # looked at and left, with the value that the look lets expect; and what was seen before the last kick
+        self.left, self.expected, self.left_guesses = start[None][:0], np.zeros(0), np.zeros(0)
+        shares = np.cumsum(evaluations.box.shares)
+        self.first = int(np.searchsorted(shares, options.look - 1e-9)) + 1
+        self.share = float(shares[min(self.first, len(shares)) - 1])
+        self.misses = self.stagnant = self.kicks = 0
+        self._begin(start, run.objective)
+
+    def _begin(self, start: Any, value: float) -> None:
+        """Learn anew from a point."""
+        first = self.modes.peaked(self.modes.levels(start), self.modes.guessed_changes(start), _FIRST_MOVES, _GREED)
+        self.tensor = first.mixed(self.options.rank, self.run.rng)
         # ascending by value
-        self.points, self.values = start[None], np.array([run.objective])
-        self.guesses = modes.guesses(self.points)
-        self.misses = 0
+        self.points, self.values = start[None], np.array([value])
+        self.guesses = self.modes.guesses(self.points)
+
+    def _kick(self) -> None:
+        """Go on from a feasible point some way off the best one; further each time it was in vain."""
+        self.kicks += 1
+        self.stagnant = 0
+        known = np.isfinite(self.values)
+        self.left = np.concatenate([self.left, self.points[known]])
+        self.expected = np.concatenate([self.expected, self.values[known]])
+        self.left_guesses = np.concatenate([self.left_guesses, self.guesses[known]])
+        at = self.modes.levels(self.run.best)
+        moves = min(_FIRST_MOVES * self.kicks, len(at) / 2)
+        far = self.modes.peaked(at, np.zeros((len(at), self.modes.size)), moves, _GREED)
+        point = self.modes.points(far.sample(1, self.run.rng))
+        self._begin(point[0], float(self.evaluations.values(point)[0]))
 
     @property
     def patient(self) -> bool:
@@ -205,21 +237,46 @@ class _Learning:
         """Propose, screen, evaluate at most `most` points, and learn."""
         model = self._model()
         points = self._proposed(model, most * self.options.screen)
-        points = self._picked(points, model, most)
+        if self.share < 1.0:
+            # what the looks cost is saved on evaluations
+            most = max(1, int(most / (_LOOKED * self.share + 1.0 - self.share)))
+            points = self._survivors(self._picked(points, model, _LOOKED * most), most)
+        else:
+            points = self._picked(points, model, most)
         self.misses = 0 if len(points) else self.misses + 1
-        if len(points):
+        if self.stagnant >= _STAGNANT:
+            self._kick()
+        elif len(points):
+            before, lowest = self.run.objective, self.values[0]
             self._remember(points, self.evaluations.values(points))
+            self.stagnant = 0 if self.values[0] < lowest else self.stagnant + 1
+            self.kicks = 0 if self.run.objective < before else self.kicks
             self.tensor.ascend(
                 self.modes.levels(self.points[: self.options.elites]), self.options.steps, self.options.learning_rate
             )
 
+    def _survivors(self, points: Any, most: int) -> Any:
+        """The points that do best on the first batches; what they say of the others is remembered."""
+        if not len(points):
+            return points
+        best, *looks = self.evaluations.partial(np.concatenate([self.points[:1], points]), self.first)
+        order = np.argsort(looks, kind="stable")
+        lost = order[most:][np.isfinite(np.asarray(looks)[order[most:]])]
+        if math.isfinite(best) and math.isfinite(self.values[0]):
+            self.left = np.concatenate([self.left, points[lost]])
+            self.expected = np.concatenate([self.expected, self.values[0] + (np.asarray(looks)[lost] - best)])
+            self.left_guesses = np.concatenate([self.left_guesses, self.modes.guesses(points[lost])])
+        return points[order[:most]]
+
     def _model(self) -> LocalModel | None:
-        known = np.isfinite(self.values)
-        if self.options.screen == 1 or known.sum() < _ENOUGH:
+        if self.options.screen == 1 or not math.isfinite(self.values[0]):
             return None
-        levels = self.modes.levels(self.points[known])
-        rises, guesses = self.values[known] - self.values[0], self.guesses[known] - self.guesses[0]
-        return LocalModel(levels[0], levels, rises, guesses, self.modes.size)
+        values = np.concatenate([self.values, self.expected])
+        if len(values) < _ENOUGH:
+            return None
+        levels = self.modes.levels(np.concatenate([self.points, self.left]))
+        guesses = np.concatenate([self.guesses, self.left_guesses])
+        return LocalModel(levels[0], levels, values - values[0], guesses - guesses[0], self.modes.size)
 
     def _proposed(self, model: LocalModel | None, count: int) -> Any:
         """(p, n) distinct points not evaluated yet: samples of the tensor and mutants."""

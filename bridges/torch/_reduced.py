@@ -1,8 +1,8 @@
 """One network that becomes the smaller one of any selection, over and over.
 
-Only layers whose kept channels changed since the last selection are cut anew, from the dense weights. So many units that
-go stay in place, masked, that every group has a multiple of eight: libraries compile a kernel for each new width, which
-takes longer than to run it, and no layer is emptied.
+Only layers whose kept channels changed since the last selection are cut anew, from the dense weights. Some units that
+go stay in place, masked, so that every group has a multiple of sixteen: libraries compile a kernel for each new width,
+which takes longer than to run it. So no layer is emptied either.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Weights = Callable[[str, Tensor], "dict[str, Tensor] | None"]
 # cut weights remembered a layer: those of a reference and of a few neighbours
 _REMEMBERED = 8
 _PLAIN = (nn.Linear, *CONVOLUTIONS)
-_MULTIPLE = 8
+_MULTIPLE = 16
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -56,7 +56,7 @@ class Reduced:
             parameter.requires_grad_(False)
 
     def take(self, keep: Bits) -> bool:
-        """Become the network that keeps `keep` (n,); whether channels were removed rather than all masked."""
+        """Become the network that keeps `keep` (n,); False where it could not be removed as others are, only masked."""
         if self.removes:
             try:
                 self._set(keep, self._present(keep))
@@ -64,7 +64,7 @@ class Reduced:
             except InvalidProblem:  # the groups of a convolution would differ in width
                 pass
         self._set(keep, np.ones_like(keep))
-        return False
+        return not self.removes
 
     def _present(self, keep: Bits) -> Bits:
         """`keep` (n,) and the first of the others, up to a multiple in each group."""
@@ -72,7 +72,8 @@ class Reduced:
         for start, end in zip(self.starts[:-1], self.starts[1:], strict=True):
             going = np.flatnonzero(~keep[start:end])
             kept = end - start - len(going)
-            present[start + going[: -kept % self.multiple if kept else self.multiple]] = True
+            missing = -kept % self.multiple if kept else self.multiple
+            present[start + going[:missing]] = True
         return present
 
     def _set(self, keep: Bits, present: Bits) -> None:

@@ -145,8 +145,9 @@ class _Trace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outputs: dict[str, list[Tensor]] = {}
-        self.fed: dict[str, list[Tensor]] = {}
+        # tensors with the version they had: an in-place activation hands on the same tensor with another one
+        self.outputs: dict[str, list[tuple[Tensor, int]]] = {}
+        self.fed: dict[str, list[tuple[Tensor, int]]] = {}
         self.added: set[str] = set()
         self.last: tuple[str, Any] | None = None
 
@@ -163,23 +164,23 @@ class _Trace(TorchFunctionMode):
                 handle.remove()
         return [self._described(path, outputs) for path, outputs in self.outputs.items()]
 
-    def _described(self, path: str, outputs: list[Tensor]) -> _Layer:
+    def _described(self, path: str, outputs: list[tuple[Tensor, int]]) -> _Layer:
         # tensors are told apart by identity: two may well be equal
-        made = [id(output) for output in outputs]
-        norm = next((norm for norm, read in self.fed.items() if [id(r) for r in read] == made), None)
+        made = [(id(output), version) for output, version in outputs]
+        norm = next((norm for norm, read in self.fed.items() if [(id(r), v) for r, v in read] == made), None)
         return _Layer(path, len(outputs), norm, len(outputs) == 1 and path in self.added)
 
     def _at(self, path: str) -> Any:
         def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self.outputs.setdefault(path, []).append(output)
+            self.outputs.setdefault(path, []).append((output, output._version))
             self.last = path, (output, output._version)
 
         return note
 
     def _at_norm(self, path: str) -> Any:
         def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self.fed.setdefault(path, []).append(inputs[0])
-            if self.last is not None and inputs[0] is self.last[1][0]:
+            self.fed.setdefault(path, []).append((inputs[0], inputs[0]._version))
+            if self.last is not None and _is_as_made(inputs[0], self.last[1]):
                 self.last = self.last[0], (output, output._version)
 
         return note
@@ -229,7 +230,7 @@ class _Watch(TorchFunctionMode):
             raise _Reached
 
     def _at_norm(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if self.tracked is not None and inputs[0] is self.tracked[0]:
+        if self.tracked is not None and _is_as_made(inputs[0], self.tracked):
             self.tracked = output, output._version
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -245,12 +246,15 @@ def _other_term(terms: Any, tracked: Any) -> Tensor | None:
     """What is added to the tracked (tensor, version), None where this is no such addition."""
     if tracked is None or len(terms) < 2:
         return None
-    tensor, version = tracked
     for one, other in (terms[:2], terms[1::-1]):
-        # an in-place activation hands on the same tensor with another version: no longer the layer's outputs
-        if one is tensor and one._version == version and isinstance(other, Tensor) and other.shape == one.shape:
+        if _is_as_made(one, tracked) and isinstance(other, Tensor) and other.shape == one.shape:
             return other
     return None
+
+
+def _is_as_made(tensor: Any, tracked: tuple[Tensor, int]) -> bool:
+    """Whether this is the tracked (tensor, version) and nothing has worked on it in place."""
+    return tensor is tracked[0] and tensor._version == tracked[1]
 
 
 def _losers(selection: Selection) -> set[str]:

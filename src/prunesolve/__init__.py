@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline import select as select
     from .pipeline import shrink as shrink
     from .pipeline import solve as solve
+    from .pipeline import tune as tune
     from .pipeline import verify as verify
     from .problems import BinaryQuadratic as BinaryQuadratic
     from .problems import BlackBox as BlackBox
@@ -64,6 +65,7 @@ _NAMES = {
         "shrink",
         "verify",
         "evaluator",
+        "tune",
         "refit",
         "recalibrate_batchnorm",
         "load",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from prunesolve.bridges.torch.evaluate import Evaluator
     from prunesolve.bridges.torch.groups import Found
     from prunesolve.bridges.torch.masks import Masks
+    from prunesolve.bridges.torch.tune import Tuned
     from prunesolve.bridges.torch.verify import Check
 
 AnySolver = str | Solver | type[Solver]
@@ -396,6 +397,13 @@ def evaluator(model: Any, data: Any, groups: Sequence[Group], **options: Any) ->
     from prunesolve.bridges.torch.evaluate import Evaluator
 
     return Evaluator(model, data, groups, **options)
+
+
+def tune(formulation: Any, stats: Statistics, judge: Any, **options: Any) -> Tuned:
+    """The formulation's weights whose selection an evaluator or black box likes best; see `bridges.torch.tune.tune`."""
+    from prunesolve.bridges.torch.tune import tune
+
+    return tune(_formulation(formulation), stats, judge, **options)
 
 
 def refit(dense: Any, removed: Any, data: Any, selection: Selection, **options: Any) -> Any:

@@ -114,6 +114,31 @@ def test_pairs_pruned_and_pairs_kept_differ_by_linear_terms(seed, scaled, square
     np.testing.assert_allclose(kept.linear - pruned.linear, kept.couplings.dense().sum(axis=1))
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("pairs", ["pruned", "kept"])
+def test_squared_cosines_carry_a_natural_diagonal(seed, scaled, pairs):
+    stats = example_statistics(seed)
+    problem = HybridQubo(scaled=scaled, pairs=pairs, beta=0.7).encode(stats, keep=0.5)
+    form = problem.couplings.dense() / 2 + np.diag(problem.diagonal)
+    assert np.linalg.eigvalsh(form)[0] > -1e-12
+    worth = np.maximum(problem.diagonal, 0.0)
+    # tight: a unit pays with itself what its own worth says
+    assert np.allclose(worth / worth.sum(), _worth(stats, scaled) / _worth(stats, scaled).sum())
+
+
+def _worth(stats, scaled):
+    taylor, fisher = stats.saliency["taylor"], stats.saliency["fisher"]
+    return 0.5 * taylor / taylor.mean() + 0.5 * fisher / fisher.mean() if scaled else np.ones(stats.n)
+
+
+def test_a_similarity_that_is_no_gram_claims_no_diagonal():
+    units = Group("fc", 3, [("fc", "out", [[0], [1], [2]])])
+    apart = [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0]]
+    stats = Statistics([units], {"taylor": np.ones(3), "fisher": np.ones(3)}, {"activation": [apart]})
+    assert HybridQubo().encode(stats, keep=1).diagonal is None
+
+
 def test_a_copy_is_dearer_to_lose_with_its_twin_than_with_a_stranger():
     """Four units of equal worth, 0 and 1 of the same maps: of every pair they are the last to go together."""
     cosine = np.eye(4)

@@ -20,19 +20,16 @@ from prunesolve.solvers._base import Run
 from prunesolve.solvers._change_model import ChangeModel
 from prunesolve.solvers._proposals import LevelMoves, UnitMoves
 from prunesolve.solvers.swap_search import SwapSearch, _stages
-from prunesolve.solvers.testing import check_solver, checks
+from prunesolve.solvers.testing import check_solver
 
 RANKINGS = ("learned", "surrogate", "random")
 
 
-@pytest.mark.parametrize("check", checks())
-def test_battery(check):
-    check_solver(SwapSearch(), check)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"ranking": "random"}, {"ranking": "surrogate"}, {"proposals": 1, "bundle": 1}])
-def test_battery_with_other_options(options):
+@pytest.mark.parametrize(
+    "options", [{}, {"ranking": "random"}, {"ranking": "surrogate"}, {"proposals": 1, "bundle": 1}]
+)
+def test_battery(options):
     check_solver(SwapSearch(**options))
 
 
@@ -81,14 +78,15 @@ CONSTRAINTS = {
 @pytest.mark.parametrize("with_surrogate", [True, False])
 @pytest.mark.parametrize("kind", CONSTRAINTS)
 def test_enumerated_optimum(kind, with_surrogate):
-    for seed in range(3):
+    for seed in range(2):
         surrogate, truth = quadratic_and_cubic(9, seed)
         space = Selections(9, CONSTRAINTS[kind])
         box = BlackBox(space, truth, surrogate if with_surrogate else None)
         rows = all_selections(9)
         optimum = truth(rows[space.is_feasible(rows)]).min()
         result = SwapSearch().solve(box, seed=seed)
-        assert result.feasible and result.objective == pytest.approx(optimum)
+        assert result.feasible
+        assert result.objective == pytest.approx(optimum)
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
@@ -105,7 +103,7 @@ def test_own_count_ends_it():
     assert 50 <= result.evaluations <= 50 + 20
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_moves_keep_every_constraint_and_a_start_is_never_lost(data):
     n = data.draw(st.integers(2, 10))
@@ -132,7 +130,8 @@ def test_moves_keep_every_constraint_and_a_start_is_never_lost(data):
     box = BlackBox(space, asked, known if data.draw(st.booleans()) else None, [1.0, 2.0])
     ranking = data.draw(st.sampled_from(RANKINGS))
     result = SwapSearch(ranking=ranking).solve(box, start=start, evaluation_limit=30)
-    assert result.feasible and result.objective <= box.value(start)
+    assert result.feasible
+    assert result.objective <= box.value(start)
     points = np.array([np.frombuffer(key, dtype=bool) for key, _ in asked.asked])
     assert space.is_feasible(points).all()
 
@@ -158,7 +157,9 @@ def test_what_loses_a_look_costs_less_than_an_evaluation():
         asked.setdefault(key, set()).add(batch)
     looks = np.array([len(batches) for batches in asked.values()])
     # far more points than evaluations, most of them dropped after a look or two
-    assert len(looks) > 120 and np.median(looks) <= 2 and looks.max() == 8
+    assert len(looks) > 120
+    assert np.median(looks) <= 2
+    assert looks.max() == 8
     assert set(looks) <= {1, 2, 4, 8}
 
 
@@ -240,19 +241,19 @@ def test_level_tuples_whose_costs_differ():
     box = BlackBox(space, lambda x: np.abs(x - target).sum(axis=1).astype(float))
     # two-coordinate switches may not connect all tuples; the start reaches what they do
     result = SwapSearch().solve(box, start=feasible[0])
-    assert result.feasible and result.objective <= np.abs(feasible[0] - target).sum()
+    assert result.feasible
+    assert result.objective <= np.abs(feasible[0] - target).sum()
 
 
 def test_repeats_under_a_seed():
     surrogate, truth = quadratic_and_cubic(24, 0)
     space = Selections(24, [Cardinality(11)])
     told = [
-        SwapSearch().solve(
-            BlackBox(space, Counted(truth, 4), surrogate, np.ones(4)), seed=seed, evaluation_limit=80
-        )
+        SwapSearch().solve(BlackBox(space, Counted(truth, 4), surrogate, np.ones(4)), seed=seed, evaluation_limit=80)
         for seed in (3, 3, 4)
     ]
-    assert np.array_equal(told[0].solution, told[1].solution) and told[0].evaluations == told[1].evaluations
+    assert np.array_equal(told[0].solution, told[1].solution)
+    assert told[0].evaluations == told[1].evaluations
     assert told[0].objective == told[1].objective
 
 
@@ -306,6 +307,7 @@ def test_model_finds_which_group_the_surrogate_misjudges():
     )  # fmt: skip
     moves = UnitMoves(box, np.ones(30, dtype=bool))
     x = np.arange(30) % 2 == 0
+    moves.measure(x)
     points = moves.random(x, rng, 60, lambda p: np.zeros(len(p), dtype=bool))
     features = moves.features(x, points)
     # the predicted change adds up from its parts, and is the surrogate's
@@ -327,7 +329,8 @@ def test_neighbours_are_all_feasible_swaps_once():
     theta = np.zeros(sum(width for _, width in moves.blocks))
     found = moves.singles(x, theta, 100, lambda p: np.zeros(len(p), dtype=bool))
     assert len({row.tobytes() for row in found}) == len(found) == 3 * 5
-    assert (found.sum(axis=1) == 3).all() and ((found != x).sum(axis=1) == 2).all()
+    assert (found.sum(axis=1) == 3).all()
+    assert ((found != x).sum(axis=1) == 2).all()
 
 
 def test_a_path_makes_disjoint_moves_one_after_the_other():

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from prunesolve.bridges.torch.batchnorm import recalibrate_batchnorm
 from prunesolve.bridges.torch.evaluate import Evaluator, evaluate
@@ -75,7 +79,7 @@ def outs(path, reader, width):
 # -- values
 
 
-@pytest.mark.parametrize("multiple", [1, 3, 8])
+@pytest.mark.parametrize("multiple", [1, 3, 16])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_are_those_of_the_masked_network(name, multiple):
     net, data, groups = known(name)
@@ -294,6 +298,93 @@ def test_what_stands_between_convolution_and_batchnorm_may_be_read():
         assert evaluator.evaluate([mask])[0] == pytest.approx(wanted, rel=1e-5)
 
 
+class Wide(nn.Module):
+    """Code that goes by the width of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.b(x - x.mean(1, keepdim=True))
+
+
+class Fixed(Wide):
+    """Code that names the width of a layer, so that the removed network fails."""
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)).reshape(-1, 6))
+
+
+@pytest.mark.parametrize("build", [Wide, Fixed])
+def test_where_removal_gives_something_else_units_are_masked(build):
+    net = build().eval()
+    data = noisy_answers(net, torch.randn(10, 4))
+    groups = [outs("a", "b", 6)]
+    evaluator = Evaluator(net, data, groups, guard=False)
+    evaluator._reduced.multiple = evaluator._exact.multiple = 1
+    for mask in walk(6, 20):
+        wanted = evaluate(masked(net, groups, mask), data)["loss"]
+        assert evaluator.evaluate([mask])[0] == pytest.approx(wanted, rel=1e-5)
+        assert evaluator.score(mask)["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x, y):
+        return self.c(F.relu(self.a(x) + self.b(y)))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.attention = nn.Embedding(9, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.b(F.gelu(self.a(x))).mean(1)
+
+
+class Twice(nn.Module):
+    """One submodule under two names, called under both."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.block, self.c = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 6), nn.ReLU()), nn.Linear(6, 2)
+        self.alias = self.block
+
+    def forward(self, x):
+        x = self.block(F.relu(self.a(x)))
+        return self.c(self.alias(x))
+
+
+DRAWN = {
+    TwoInputs: lambda: ((torch.randn(8, 3), torch.randn(8, 4)), torch.randn(8, 2)),
+    Tokens: lambda: (torch.randint(0, 9, (8, 5)), torch.randint(0, 3, (8,))),
+    Twice: lambda: (torch.randn(8, 4), torch.randn(8, 2)),
+}
+
+
+@pytest.mark.parametrize("build", DRAWN)
+def test_inputs_and_layers_of_other_kinds(build):
+    net = build().eval()
+    inputs, targets = DRAWN[build]()
+    data = [(inputs, targets)]
+    groups = find_groups(net, inputs).groups
+    evaluator = Evaluator(net, data, groups, guard=False)
+    refitted, again = (Evaluator(net, data, groups, guard=False, refit=True, memory=m) for m in (2**30, 0))
+    rows = np.array(list(walk(count(groups), 20)))
+    wanted = [evaluate(masked(net, groups, mask), data)["loss"] for mask in rows]
+    np.testing.assert_allclose(evaluator.evaluate(rows), wanted, rtol=1e-5)
+    np.testing.assert_allclose(refitted.evaluate(rows), again.evaluate(rows[::-1])[::-1], rtol=1e-5)
+
+
 # -- objectives, batches, halves
 
 
@@ -341,7 +432,41 @@ def test_where_there_is_no_metric_the_loss_is_minimised():
     assert Evaluator(net, narrow, groups, loss=loss, objective="metric").evaluate([keep]) == losses
 
 
-@pytest.mark.parametrize("sizes", [(5, 4, 2), (1, 1, 1, 1), (11,)])
+def test_metrics_may_be_whole_numbers_and_classes_of_any_integer_type():
+    net, _, groups = known("mlp")
+    x, y = torch.randn(20, 6), torch.randint(0, 2, (20,))
+    keep = np.arange(count(groups)) % 3 > 0
+    wanted = evaluate(masked(net, groups, keep), (x, y))
+
+    def hits(outputs, targets):
+        return outputs.argmax(1) == targets.long()
+
+    for kind in (torch.int32, torch.uint8, torch.uint16):
+        evaluator = Evaluator(net, (x, y.to(kind)), groups, guard=False, objective="metric", metric=hits)
+        assert evaluator.evaluate(keep)[0] == pytest.approx(-wanted["metric"] / 100)
+        scored = Evaluator(net, (x, y.to(kind)), groups, guard=False).score(keep)
+        assert [scored["loss"], scored["metric"]] == pytest.approx([wanted["loss"], wanted["metric"]], rel=1e-5)
+
+
+def test_a_loss_that_works_in_place_spoils_nothing():
+    net, data, groups = known("residual")
+
+    def loss(outputs, targets):
+        value = outputs.sub_(targets).square_().mean(1)
+        targets.zero_()
+        return value
+
+    kept = [y.clone() for _, y in data]
+    evaluator = Evaluator(net, data, groups, guard=False, loss=loss)
+    rows = np.ones((12, count(groups)), dtype=bool)
+    wanted = evaluate(net, data)["loss"]
+    np.testing.assert_allclose(evaluator.evaluate(rows), wanted, rtol=1e-5)
+    assert evaluator.counters.skipped > 0
+    assert evaluator.score(rows[0])["loss"] == evaluator.score(rows[0])["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert all(torch.equal(y, before) for (_, y), before in zip(data, kept, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(5, 4, 2), (1, 1, 1, 1), (2,), (1, 1), (11,)])
 def test_halves_share_no_sample_and_cover_all(sizes):
     total, seen = sum(sizes), []
 
@@ -559,6 +684,35 @@ def test_errors_say_what_to_do():
         Evaluator(net, data, groups, device="nowhere")
     with pytest.raises(InvalidProblem, match="X"):
         Evaluator(net, data, groups).evaluate([[True, False]])
+    for b in (1, -1, 0.5):
+        with pytest.raises(InvalidProblem, match="b: expected a batch, 0 to 0"):
+            Evaluator(net, data, groups).evaluate([[True] * 4], b)
+    for wrong in (None, [], groups[0], [1]):
+        with pytest.raises(InvalidProblem, match="groups: expected one or more Group"):
+            Evaluator(net, data, wrong)
+    for name, wrong in (
+        ("memory", -1), ("memory", None), ("memory", float("nan")), ("dtype", "bfloat16"), ("dtype", torch.int32),
+        ("loss", "mse"), ("metric", "accuracy"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidProblem, match=f"{name}: expected a"):
+            Evaluator(net, data, groups, **{name: wrong})
+    for value in (None, torch.ones(8, dtype=torch.complex64), torch.ones(3)):
+        with pytest.raises(InvalidProblem, match="loss: expected"):
+            Evaluator(net, data, groups, loss=lambda outputs, targets, value=value: value)
+
+
+def test_weights_that_are_computed_are_refused():
+    data, groups = (torch.randn(8, 3), torch.randn(8, 2)), [outs("0", "1", 4)]
+    build = (nn.utils.parametrizations.weight_norm, lambda layer: prune.random_unstructured(layer, "weight", 0.5))
+    for change in build:
+        net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        change(net[1])
+        with pytest.raises(InvalidProblem, match="model: 1 computes its weight anew"):
+            Evaluator(net, data, groups)
+        prune.remove(net[1], "weight") if prune.is_pruned(net) else remove_parametrizations(net[1], "weight")
+        wanted = evaluate(masked(net, groups, np.array([True, True, False, True])), data)["loss"]
+        found = Evaluator(net, data, groups, guard=False).evaluate([True, True, False, True])
+        assert found[0] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_precision_that_the_network_does_not_take():
@@ -574,3 +728,79 @@ def test_a_precision_that_the_network_does_not_take():
     Evaluator(Single(), data, [outs("a", "b", 4)])
     with pytest.raises(InvalidProblem, match="dtype: the network does not run in torch.bfloat16"):
         Evaluator(Single(), data, [outs("a", "b", 4)], dtype=torch.bfloat16)
+
+
+def test_a_failure_leaves_the_evaluator_in_order():
+    net, data, groups = known("residual")
+    rows = np.array(list(walk(count(groups), 20)))
+    wanted = Evaluator(net, data, groups).evaluate(rows)
+    failing = False
+
+    def loss(outputs, targets):
+        if failing:
+            raise KeyboardInterrupt
+        return F.mse_loss(outputs, targets)
+
+    evaluator = Evaluator(net, data, groups, loss=loss)
+    evaluator.evaluate(rows[:10])
+    failing = True
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate(rows[10:])
+    failing = False
+    np.testing.assert_allclose(evaluator.evaluate(rows), wanted, rtol=1e-6)
+
+
+class Interrupted(nn.Module):
+    left = -1
+
+    def forward(self, x):
+        Interrupted.left -= 1
+        if Interrupted.left == 0:
+            raise KeyboardInterrupt
+        return x
+
+
+@pytest.mark.parametrize("options", [{}, {"refit": True}, {"batchnorm": True}])
+def test_an_interruption_anywhere_leaves_the_evaluator_in_order(options):
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), Interrupted(), nn.BatchNorm2d(6), nn.ReLU(inplace=True), Interrupted(),
+        nn.Conv2d(6, 4, 3), nn.ReLU(), Interrupted(), nn.Conv2d(4, 1, 1), Interrupted(),
+    )  # fmt: skip
+    each = np.arange(6)[:, None]
+    groups = [Group("0", 6, [("0", "out", each), ("2", "out", each), ("5", "in", each)]), outs("5", "8", 4)]
+    data = noisy_answers(net.eval(), torch.randn(8, 1, 6, 6))
+    rows = np.array(list(walk(10, 12)))
+    wanted = Evaluator(net, data, groups, **options).evaluate(rows)
+    evaluator = Evaluator(net, data, groups, **options)
+    for after in range(1, 40, 3):
+        Interrupted.left = after
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.evaluate(np.roll(rows, after, axis=0))
+        np.testing.assert_allclose(evaluator.evaluate(rows[after % 12 :]), wanted[after % 12 :], rtol=1e-6)
+    assert evaluator.counters.skipped > 0 or options == {"batchnorm": True}
+
+
+def test_threads_take_turns():
+    net, data, groups = known("residual")
+    rows = np.array(list(walk(count(groups), 12)))
+    evaluators = [Evaluator(net, data, groups), Evaluator(net, data, groups, batchnorm=True)]
+    wanted = [evaluator.evaluate(rows) for evaluator in evaluators]
+    orders = [np.random.default_rng(i).permutation(12) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda i: evaluators[i % 2].evaluate(rows[orders[i]]), range(6)))
+    for i, values in enumerate(found):
+        np.testing.assert_allclose(values, wanted[i % 2][orders[i]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda evaluator: pickle.loads(pickle.dumps(evaluator))])
+def test_copies_go_their_own_way(copied):
+    net, data, groups = known("residual")
+    rows = np.array(list(walk(count(groups), 20)))
+    evaluator = Evaluator(net, data, groups, refit=True)
+    wanted = evaluator.evaluate(rows)
+    other = copied(evaluator)
+    before = other.counters.masks
+    evaluator.evaluate(rows[:1])
+    np.testing.assert_allclose(other.evaluate(rows), wanted, rtol=1e-6)
+    np.testing.assert_allclose(evaluator.evaluate(rows[::-1]), wanted[::-1], rtol=1e-6)
+    assert other.counters.masks == pytest.approx(before + len(rows))

@@ -206,6 +206,33 @@ def test_an_activation_before_the_addition_ends_the_correction():
     torch.testing.assert_close(fitted.body.weight, net.body.weight)
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_a_batchnorm_behind_an_in_place_activation_is_not_fed_by_the_layer_alone(added):
+    class Between(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.units, self.body, self.norm = nn.Conv1d(3, 4, 1), nn.Conv1d(4, 2, 1, bias=False), nn.BatchNorm1d(2)
+            self.skip = nn.Conv1d(4, 2, 1, bias=False)
+
+        def forward(self, x):
+            units = F.relu(self.units(x))
+            skip = self.skip(units) if added else 0.0
+            return skip + self.norm(self.body(units).relu_())
+
+    net = Between().double().eval()
+    readers = ("body", "skip") if added else ("body",)
+    units = Group("units", 4, [("units", "out", one_each(4)), *((r, "in", one_each(4)) for r in readers)])
+    selection = Selection([units], [True, True, True, False])
+    x = torch.randn(30, 3, 4).double()
+    fitted = refit(net, removed(net, selection), x, selection, ridge=0.0)
+    with torch.no_grad():
+        read = F.relu(net.units(x))
+        read, wanted = (t.movedim(1, 2).flatten(0, 1).numpy() for t in (read, net.body(read)))
+    solution = np.linalg.lstsq(read[:, :3], wanted, rcond=None)[0]
+    np.testing.assert_allclose(fitted.body.weight.detach()[:, :, 0].numpy(), solution.T, rtol=1e-7, atol=1e-9)
+    assert torch.equal(fitted.norm.running_mean, net.norm.running_mean)
+
+
 def test_a_layer_called_twice_is_fitted_once_to_both_calls():
     net, x, selection = doubled("shared")
     fitted = refit(net, removed(net, selection), x, selection)
