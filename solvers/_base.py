@@ -216,6 +216,21 @@ class _Held(NamedTuple):
 _NOTHING = _Held(math.inf, math.inf, 0, None)
 
 
+@dataclass
+class Account:
+    """What a run has asked of a black box.
+
+    `paid` {point: batches} cost `spent` evaluations in shares, of which `counted` were told; `failed` are the points
+    without a value, `errors` the exceptions so far.
+    """
+
+    paid: dict[bytes, set[int]] = field(default_factory=dict)
+    spent: float = 0.0
+    counted: int = 0
+    failed: set[bytes] = field(default_factory=set)
+    errors: int = 0
+
+
 class Run:
     """One call of `solve`, as a solver's `_search` sees it.
 
@@ -237,8 +252,8 @@ class Run:
         Largest proved lower bound so far.
     stopped : bool
         Whether the caller asked to stop.
-    paid : dict
-        Points of a black box that were counted, with the batches; inner runs share it.
+    account : Account
+        What was asked of a black box; inner runs share it.
     """
 
     def __init__(
@@ -261,7 +276,7 @@ class Run:
         self.bound: float | None = None
         self.trace: list[TraceRow] = []
         self.stopped = False
-        self.paid: dict[bytes, set[int]] = {} if outer is None else outer.paid
+        self.account: Account = Account() if outer is None else outer.account
         self._problem = problem
         self._callback = callback
         self._outer = outer

@@ -20,7 +20,7 @@ from prunesolve.problems._arrays import Bits, Floats
 
 from ._base import Run
 
-_SLICE = 0.05  # seconds of evaluation between two looks at the clock
+_SLICE = 0.2  # seconds of evaluation between two looks at the clock
 _TOLD = 20  # failures that the details list
 
 _log = logging.getLogger("prunesolve")
@@ -43,11 +43,7 @@ class Evaluations:
 
     def __init__(self, box: BlackBox, run: Run) -> None:
         self.box, self.run = box, run
-        self._paid = run.paid
-        self._failed: set[bytes] = set()
-        self._spent = 0.0
-        self._counted = 0
-        self._errors = 0
+        self._account = run.account
         self._seconds_each = 0.0
         if run.start is not None:
             self.values(run.start)
@@ -55,7 +51,7 @@ class Evaluations:
     @property
     def left(self) -> float:
         """Evaluations left, inf without a limit."""
-        return self.run.evaluations_left - (self._spent - self._counted)
+        return self.run.evaluations_left - (self._account.spent - self._account.counted)
 
     def values(self, x: Any) -> Floats:
         """(m,) f of each row of x (m, n), offered to the run; inf for what has no value or was not evaluated."""
@@ -74,14 +70,16 @@ class Evaluations:
         for some in self._slices(len(rows)):
             if self.run.should_stop():
                 break
-            some = [i for i in some if self.box.key(rows[i]) not in self._failed and self._pay(rows[i], batches)]
+            some = [
+                i for i in some if self.box.key(rows[i]) not in self._account.failed and self._pay(rows[i], batches)
+            ]
             values[some] = self._tried(rows[some], batches)
         return values
 
     def known(self, x: Any) -> Bits:
         """(m,) whether each row of x (m, n) was evaluated on all batches in this run."""
         keys = [self.box.key(row) for row in np.atleast_2d(self.box.checked(x))]
-        return np.array([len(self._paid.get(key, ())) == len(self.box.shares) for key in keys], dtype=bool)
+        return np.array([len(self._account.paid.get(key, ())) == len(self.box.shares) for key in keys], dtype=bool)
 
     def _offer(self, row: Any, value: float) -> None:
         if math.isfinite(value) and self.box.is_feasible(row):
@@ -98,19 +96,19 @@ class Evaluations:
 
     def _pay(self, row: Any, batches: Sequence[int]) -> bool:
         """Count what is new of a row; False where the evaluation limit does not allow it."""
-        key = self.box.key(row)
-        paid = self._paid.get(key, set())
-        new = set(batches) - paid
+        key, account = self.box.key(row), self._account
+        had = account.paid.get(key, set())
+        new = set(batches) - had
         cost = float(self.box.shares[list(new)].sum())
         # the shares of the batches add up to 1 with rounding
         if cost > self.left + 1e-9:
             return False
         if new:
-            self._paid[key] = paid | new
-            self._spent += cost
-            whole = math.ceil(self._spent - 1e-9)
-            self.run.count(whole - self._counted)
-            self._counted = whole
+            account.paid[key] = had | new
+            account.spent += cost
+            whole = math.ceil(account.spent - 1e-9)
+            self.run.count(whole - account.counted)
+            account.counted = whole
         return True
 
     def _tried(self, rows: Any, batches: Sequence[int]) -> Floats:
@@ -130,24 +128,24 @@ class Evaluations:
 
     def _one_by_one(self, rows: Any, batches: Sequence[int], error: Exception) -> Floats:
         values = np.full(len(rows), math.inf)
-        before = self._errors
+        before = self._account.errors
         for i, row in enumerate(rows):
             try:
                 values[i] = self.box.partial(row[None], batches)[0]
             except Exception as failure:
                 self._raised(row, failure)
-        if self._errors == before:
+        if self._account.errors == before:
             # it fails for the rows together and for none alone
             self._raised(rows[0], error)
         return values
 
     def _raised(self, row: Any, error: Exception) -> None:
         """Bear one failure; the second ends the search."""
-        self._errors += 1
-        self._failed.add(self.box.key(row))
+        self._account.errors += 1
+        self._account.failed.add(self.box.key(row))
         said = str(error) if isinstance(error, InvalidProblem) else f"{type(error).__name__}: {error}"
         self._tell(row, said)
-        if self._errors > 1:
+        if self._account.errors > 1:
             raise EvaluationFailed(f"the evaluation failed a second time, for {_named(row)}: {said}") from error
 
     def _tell(self, row: Any, said: str) -> None:
@@ -158,7 +156,7 @@ class Evaluations:
         if len(failures) < _TOLD and entry not in failures:
             failures.append(entry)
             _log.warning("evaluation of %s: %s", _named(row), said)
-        self._failed.add(key)
+        self._account.failed.add(key)
 
 
 def _named(row: Any) -> str:

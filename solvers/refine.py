@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from prunesolve.problems import BinaryQuadratic, BlackBox, InvalidProblem, unknown
+from prunesolve.problems._arrays import Bits
 
 from . import get
-from ._base import Run, Solver, Status, _Held
+from ._base import Account, Run, Solver, Status, _Held
 from ._evaluations import Evaluations
 from ._keep_counts import KeepCounts, refusal
 from .restarts import resolved
@@ -106,12 +107,10 @@ class Refine(Solver):
             return status
         value = float(Evaluations(box, run).values(x)[0])
         run.details["unrefined"] = {"objective": value, "kept": np.flatnonzero(x).tolist()}
-        if not run.feasible:
-            return None
         if self.over != "bits" and not run.should_stop():
-            self._refine_counts(box, run)
+            self._refine_counts(box, run, _start(run, x))
         if self.over != "counts" and not run.should_stop():
-            run.details["refiner"] = run.delegate(self._refiner, start=run.best).details
+            run.details["refiner"] = run.delegate(self._refiner, start=_start(run, x)).details
         return None
 
     def _surrogate_solution(self, surrogate: BinaryQuadratic, run: Run) -> tuple[Status | None, Any]:
@@ -134,15 +133,20 @@ class Refine(Solver):
         }
         return (None, result.solution) if result.feasible else (result.status, None)
 
-    def _refine_counts(self, box: BlackBox, run: Run) -> None:
+    def _refine_counts(self, box: BlackBox, run: Run, x: Bits) -> None:
         """Let the refiner choose how many units each group keeps."""
-        counts = KeepCounts(box, run.best, self.levels)
+        counts = KeepCounts(box, x, self.levels)
         half = self.over == "both" and run.evaluation_limit is not None
         limit = None if run.evaluation_limit is None else max(1, int(run.evaluations_left / (2 if half else 1)))
         seconds = run.remaining / 2 if self.over == "both" else run.remaining
         inner = _Above(counts.box, counts.selection, run, None if run.time_limit is None else seconds, limit)
         inner.start = counts.start
         resolved(self.refiner)._search(counts.box, inner)
+
+
+def _start(run: Run, x: Bits) -> Bits:
+    """The best so far; the surrogate's answer where even that has no value."""
+    return run.best if run.feasible else x
 
 
 class _Above(Run):
@@ -159,7 +163,7 @@ class _Above(Run):
         super().__init__(box, seed=outer.seed, time_limit=time_limit, evaluation_limit=evaluation_limit, outer=outer)
         self._selection = selection
         # the outer run's are selections
-        self.paid = {}
+        self.account = Account()
 
     def _take(self, held: _Held, bound: float | None) -> None:
         assert self._outer is not None

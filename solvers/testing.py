@@ -20,6 +20,7 @@ import numpy as np
 
 from prunesolve.problems import (
     BinaryQuadratic,
+    BlackBox,
     Blocks,
     Budget,
     Cardinality,
@@ -578,6 +579,41 @@ def _check_start(solver: Solver) -> None:
             )
 
 
+def _check_black_box(solver: Solver) -> None:
+    """What takes a black box counts each distinct point once, in shares of its batches, and outlives failures."""
+    example = examples()["cardinality, dense"].problem
+    asked: set[tuple[bytes, int]] = set()
+
+    def evaluate(x: Bits, batch: int) -> Floats:
+        asked.update((row.tobytes(), batch) for row in x)
+        return example.value(x) + (-1) ** batch
+
+    box = BlackBox.over(example, evaluate, [1.0, 1.0])
+    if solver.refuse(box) is not None:
+        return
+    for limit in (1, 7, None):
+        asked.clear()
+        result = solver.solve(box.replace(), evaluation_limit=limit)
+        spent, told = len(asked) / 2, result.evaluations
+        _say(result.feasible, f"found nothing feasible within {limit} evaluations ({result.status})")
+        _say(_near(result.objective, example.value(result.solution)), f"reported {result.objective} as the mean")
+        _say(told - 1 < spent <= told, f"{spent} evaluations were made, {told} counted; ask through Evaluations")
+        _say(limit is None or told <= limit, f"made {told} evaluations where {limit} were allowed")
+    holed = box.replace(evaluate=lambda x, _: np.where(x[:, 0], np.nan, example.value(x)))
+    result = solver.solve(holed, evaluation_limit=50)
+    _say(not result.feasible or not result.solution[0], f"answered a selection without a value: {result.solution}")
+
+    def broken(x: Bits, _: int) -> Floats:
+        raise RuntimeError("the device is lost")
+
+    try:
+        solver.solve(box.replace(evaluate=broken))
+    except SolverFailed as error:
+        _say("the device is lost" in str(error), f"SolverFailed does not say what the evaluation raised: {error}")
+    else:
+        raise AssertionError("every evaluation raised and nobody heard; ask through Evaluations")
+
+
 def _check_refusals(solver: Solver) -> None:
     """Nonsense is refused in words, and what it cannot take with the name of what it can."""
     kinds = solver.accepts if isinstance(solver.accepts, tuple) else (solver.accepts,)
@@ -651,6 +687,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "callback": _check_callback,
     "raising callback": _check_raising_callback,
     "start": _check_start,
+    "black box": _check_black_box,
     "refusals": _check_refusals,
     "pickle": _check_pickle,
     "json": _check_json,

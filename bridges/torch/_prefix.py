@@ -30,7 +30,7 @@ Bits = np.ndarray[Any, np.dtype[np.bool_]]
 Handler = Callable[[str, Callable[..., Any], Any, Any], Any]
 
 # share of a row by which one more evaluated selection moves the running mean of each bit
-_RECENT = 1 / 8
+_RECENT = 1 / 4
 _log = logging.getLogger("prunesolve")
 
 

@@ -261,10 +261,10 @@ class Evaluator:
     refit : bool
         Fit each layer to its kept inputs by least squares, from statistics of the dense network: a cheap stand-in for
         `refit`, which follows the pruned network from layer to layer and makes good what earlier layers lost. The
-        stand-in misses that, stays below it and makes selections look more unlike than they are: on a DnCNN (sigma 25)
-        with 36 % removed, 28.0 to 28.4 dB against 28.5 to 28.7 dB for Taylor, hybrid, reconstruction and random
-        selections (their masks alone: 19 to 24 dB), but 21.9 against 24.1 dB for L1. So `refit` what a search finds
-        before saying how good it is. Printed by benchmarks/evaluator.py.
+        stand-in misses that: it stays below, exaggerates differences and may order good selections otherwise. On a
+        DnCNN (sigma 25) with 36 % removed it gives 28.0 to 28.3 dB for Taylor, hybrid, reconstruction and random
+        selections, `refit` 28.6 to 28.7 dB, masks alone 19 to 25 dB; for L1 21.9, 24.1 and 19.6 dB. So `refit` what a
+        search finds before saying how good it is. Printed by benchmarks/evaluator.py.
     batchnorm : bool
         Measure the BatchNorm statistics of each selection anew, on the search half.
     guard : bool

@@ -1,4 +1,4 @@
-"""The main job on real data: prune a trained network at four budgets, by six methods, through several solvers.
+"""The main job on real data: prune a trained network at four budgets, by seven methods, through several solvers.
 
 Statistics are measured once, on the same calibration data for every method. Each method encodes them, solvers solve
 what was encoded, and the networks that come out are judged on test data that no method has seen.
@@ -22,7 +22,7 @@ from prunesolve import solvers
 from prunesolve.formulations import Formulation, HybridQubo, L1Qubo, Reconstruction
 from prunesolve.problems import BinaryQuadratic, InvalidProblem, Selection, SolverFailed, Statistics
 from prunesolve.problems._npz import whole_file
-from prunesolve.solvers import Result
+from prunesolve.solvers import Refine, Result, Solver, SwapSearch
 
 from .report import Curve, Figure, Table, counts, lines, shown, write_report
 
@@ -39,11 +39,14 @@ RACERS = (*SEARCHES, "exact")
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose units: what is minimised (None: nothing, they are drawn) and by which solvers."""
+    """A way to choose units: what is minimised (None: nothing, they are drawn) and by which solvers.
+
+    A solver of black boxes takes it as surrogate and minimises the network's loss on the calibration data.
+    """
 
     name: str
     formulation: Formulation | None
-    searches: tuple[str, ...] = ("greedy",)
+    searches: tuple[str | Solver, ...] = ("greedy",)
 
     def problem(self, stats: Statistics, removed: float, seed: int) -> BinaryQuadratic:
         """The problem of removing that share of the units."""
@@ -54,12 +57,14 @@ class Method:
         return L1Qubo(beta=0.0).encode(drawn, keep=1.0 - removed)
 
 
+REFINED = Refine("swap-annealing", SwapSearch(evaluations=200))
 METHODS = (
     Method("random", None),
     Method("L1", L1Qubo(beta=0.0)),
     Method("greedy Taylor", HybridQubo(alpha=1.0, beta=0.0)),
     Method("l1-qubo", L1Qubo(), SEARCHES),
     Method("hybrid-qubo", HybridQubo(), SEARCHES),
+    Method("hybrid, refined", HybridQubo(), (REFINED,)),
     Method("reconstruction", Reconstruction(), SEARCHES),
 )
 
@@ -232,16 +237,17 @@ class _Bench:
         self.costs = count(network, self.example[:1])
         self._judged: dict[bytes, _Judged] = {}
 
-    def row(self, method: Method, search: str, removed: float, seed: int) -> Row:
+    def row(self, method: Method, search: str | Solver, removed: float, seed: int) -> Row:
         """One method at one budget through one solver."""
-        result = solvers.get(search).solve(method.problem(self.stats, removed, seed), seed=seed)
+        solver = solvers.get(search) if isinstance(search, str) else search
+        result = self._solved(method.problem(self.stats, removed, seed), solver, seed)
         if not result.feasible:
-            raise SolverFailed(f"{method.name}, {search}: {result.status.value}", result)
+            raise SolverFailed(f"{method.name}, {solver.name}: {result.status.value}", result)
         selection = Selection(self.stats.groups, result.solution)
         judged = self.judge(selection)
         return Row(
             method=method.name,
-            solver=search,
+            solver=solver.name,
             removed=removed,
             dense=self.dense,
             masked=judged.masked,
@@ -254,6 +260,13 @@ class _Bench:
             difference=judged.difference,
             counts=selection.counts,
         )
+
+    def _solved(self, problem: BinaryQuadratic, solver: Solver, seed: int) -> Result:
+        from prunesolve.bridges.torch.refinement import evaluates, refined
+
+        if not evaluates(solver):
+            return solver.solve(problem, seed=seed)
+        return refined(self.network, self.data.calibration, self.stats.groups, problem, solver, seed=seed)
 
     def judge(self, selection: Selection) -> _Judged:
         """Mask, remove, compare the two, refit; solvers often agree, so the answer is kept."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import combinations, count
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 
 from prunesolve import solvers
 from prunesolve.bridges.dimod import DimodSampler
-from prunesolve.problems import BinaryQuadratic, LowRank
-from prunesolve.solvers import Greedy, Status, testing
+from prunesolve.problems import BinaryQuadratic, BlackBox, LowRank
+from prunesolve.solvers import Evaluations, Greedy, Status, testing
 from prunesolve.solvers.testing import check_solver, checks
 
 SAMPLERS = {
@@ -344,6 +345,35 @@ class AcceptsNonsense(Sound):
 
 
 @dataclass(frozen=True)
+class Asks(Sound):
+    """Takes black boxes, soundly: the first selections in order."""
+
+    accepts: ClassVar[Any] = (BlackBox, BinaryQuadratic)
+
+    def _search(self, problem, run):
+        box = BlackBox.of(problem)
+        evaluations = Evaluations(box, run)
+        for kept in combinations(range(box.n), 4):
+            evaluations.values(np.isin(np.arange(box.n), kept))
+            if run.should_stop():
+                break
+
+
+@dataclass(frozen=True)
+class AsksPastTheCount(Asks):
+    def _search(self, problem, run):
+        super()._search(problem, run)
+        problem.value(np.arange(problem.n) > 4)
+
+
+@dataclass(frozen=True)
+class SwallowsFailures(Asks):
+    def _search(self, problem, run):
+        with suppress(Exception):
+            super()._search(problem, run)
+
+
+@dataclass(frozen=True)
 class PicklesIntoAnother(Sound):
     def __reduce__(self):
         return type(self), ("forward" if self.direction == "both" else "both",)
@@ -393,6 +423,8 @@ BROKEN = {
     TakesAnything(): "refusals: .*expected UnsupportedProblem, got SolverFailed",
     RefusesWithoutWords(): "refusals: the refusal of .* names no kind that it takes: 'no'",
     AcceptsNonsense(): "refusals: .*'time_limit': 0.0.*: expected InvalidProblem, got an answer",
+    AsksPastTheCount(): "black box: .* evaluations were made, .* counted",
+    SwallowsFailures(): "black box: every evaluation raised and nobody heard",
     PicklesIntoAnother(): "pickle: a pickle round trip made it",
     NotANumber(): "json: the result has no JSON",
 }
@@ -409,6 +441,7 @@ def test_a_broken_solver_fails_for_its_reason(broken, words, monkeypatch):
 
 def test_what_the_broken_ones_are_made_of_is_sound():
     check_solver(Sound())
+    check_solver(Asks(), "black box")
 
 
 def test_all_checks_can_fail():
