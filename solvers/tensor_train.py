@@ -272,10 +272,13 @@ class _Learning:
         if self.options.screen == 1 or not math.isfinite(self.values[0]):
             return None
         values = np.concatenate([self.values, self.expected])
-        if len(values) < _ENOUGH:
+        # a start, or where a kick led, may have no value
+        known = np.isfinite(values)
+        if known.sum() < _ENOUGH:
             return None
-        levels = self.modes.levels(np.concatenate([self.points, self.left]))
-        guesses = np.concatenate([self.guesses, self.left_guesses])
+        values = values[known]
+        levels = self.modes.levels(np.concatenate([self.points, self.left])[known])
+        guesses = np.concatenate([self.guesses, self.left_guesses])[known]
         return LocalModel(levels[0], levels, values - values[0], guesses - guesses[0], self.modes.size)
 
     def _proposed(self, model: LocalModel | None, count: int) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from prunesolve.problems import BinaryQuadratic, BlackBox, Group
-from prunesolve.solvers import Result, Solver
+from prunesolve.solvers import Incumbent, Result, Solver
 
 from .evaluate import Evaluator
 
@@ -31,6 +33,7 @@ def refined(
     *,
     seed: int = 0,
     time_limit: float | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> Result:
     """Solve `problem` by evaluating the masked network on half of the data; the other half has the last word.
@@ -49,6 +52,8 @@ def refined(
         Takes black boxes: `Refine`, `SwapSearch`, `TensorTrain`.
     seed, time_limit
         Of the search.
+    progress : bool, optional
+        A line on stderr that counts evaluations; default where stderr is a terminal.
     **options
         Of the `Evaluator`.
 
@@ -60,8 +65,34 @@ def refined(
         selection is returned and `details["refinement"]["returned"]` says so.
     """
     evaluator = Evaluator(model, data, groups, **options)
-    result = solver.solve(evaluator.black_box(problem), seed=seed, time_limit=time_limit)
+    with _followed(evaluator.black_box(problem), progress) as (box, improved):
+        result = solver.solve(box, seed=seed, time_limit=time_limit, callback=improved)
     return _guarded(result, evaluator) if result.feasible and "unrefined" in result.details else result
+
+
+@contextmanager
+def _followed(box: BlackBox, progress: bool | None) -> Iterator[tuple[BlackBox, Callable[[Incumbent], None] | None]]:
+    """The black box, and a callback, that tell on stderr how far a search is."""
+    if not (sys.stderr.isatty() if progress is None else progress):
+        yield box, None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    words = TextColumn("refining: {task.completed:.0f} evaluations, objective {task.fields[best]}")
+    columns = (SpinnerColumn(), words, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True, force_terminal=progress), transient=True) as bar:
+        task = bar.add_task("", total=None, best="none yet")
+
+        def evaluate(x: Any, batch: int) -> Any:
+            values = box.evaluate(x, batch)
+            bar.advance(task, len(x) * float(box.shares[batch]))
+            return values
+
+        def improved(incumbent: Incumbent) -> None:
+            bar.update(task, best=f"{incumbent.objective:.5g}")
+
+        yield box.replace(evaluate=evaluate), improved
 
 
 def _guarded(result: Result, evaluator: Evaluator) -> Result:

@@ -83,6 +83,19 @@ def test_the_guard_half_has_the_last_word(measured, before, after, returned):
     json.dumps(guarded.details["refinement"], allow_nan=False)
 
 
+def test_progress_is_told_on_stderr_and_changes_nothing(measured, capsys):
+    stats, problem = measured
+    solver = Refine("greedy", SwapSearch(evaluations=20))
+    quiet, told = (
+        refined(network(), data(), stats.groups, problem, solver, progress=progress) for progress in (False, True)
+    )
+    assert np.array_equal(quiet.solution, told.solution)
+    assert quiet.evaluations == told.evaluations
+    out, err = capsys.readouterr()
+    assert not out
+    assert "refining" in err
+
+
 @pytest.mark.parametrize("refit", [False, True])
 def test_prune_refines_with_a_black_box_solver(tmp_path, refit):
     dense = network()
