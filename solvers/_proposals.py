@@ -37,10 +37,15 @@ class Moves(ABC):
     box : BlackBox
     blocks : list of (name, width)
         The features, in order; see `ChangeModel`.
+    surrogate : BinaryQuadratic, object with `value(X)` or None
+    scale : float
+        Unit of the surrogate's predictions; see `measure`.
     """
 
     box: BlackBox
     blocks: list[tuple[str, int]]
+    surrogate: Any
+    scale: float
 
     @abstractmethod
     def start(self, run: Run) -> Any:
@@ -53,6 +58,18 @@ class Moves(ABC):
     @abstractmethod
     def features(self, x: Any, points: Any) -> Floats:
         """(m, p) features of the moves from x (n,) to the points (m, n)."""
+
+    @abstractmethod
+    def codes(self, points: Any) -> Floats:
+        """(m, N) the points (m, n) in -1 and 1; near where the points are."""
+
+    @abstractmethod
+    def guesses(self, points: Any) -> Floats:
+        """(m,) what the surrogate says of the points, in the unit of its predictions; 0 where it says nothing."""
+
+    @abstractmethod
+    def flips(self, x: Any) -> tuple[Any, Indices, Floats]:
+        """Points (m, n) with one coordinate changed, feasible or not, the coefficient of each and its sign."""
 
     @abstractmethod
     def _ordered(self, x: Any, theta: Floats, frozen: Bits | None = None) -> Iterator[Any]:
@@ -96,6 +113,18 @@ class Moves(ABC):
             at = found[0]
             points.append(at)
         return points
+
+    def nearest(self, x: Any, worth: Floats, count: int) -> Any:
+        """(m, n), m <= count: the moves that are best if they are worth what their flips are together."""
+        theta = np.zeros(sum(width for _, width in self.blocks))
+        points, slots, signs = self.flips(x)
+        theta[slots] = signs * worth
+        found = self.rows(x, [])
+        for points in self._ordered(x, theta):
+            found = np.concatenate([found, self._allowed(points)[:count]])
+            if len(found) >= count:
+                break
+        return found[:count]
 
     def random(self, x: Any, rng: np.random.Generator, count: int, skip: Skip) -> Any:
         """(m, n), m <= count: random feasible single moves, distinct."""
@@ -162,6 +191,24 @@ class UnitMoves(Moves):
             return np.concatenate([gained, step], axis=1)
         parts = step * (self.surrogate.fields(x) + 0.5 * self.surrogate.couplings.product(step)) / self.scale
         return np.concatenate([parts.sum(axis=1, keepdims=True), parts @ self.member, gained, step], axis=1)
+
+    def codes(self, points: Bits) -> Floats:
+        """(m, n) 1 for a kept unit, -1 for a dropped one."""
+        return np.where(points, 1.0, -1.0)
+
+    def guesses(self, points: Bits) -> Floats:
+        """(m,) the surrogate's values."""
+        if self.surrogate is None:
+            return np.zeros(len(points))
+        return np.asarray(self.surrogate.value(points), dtype=np.float64) / self.scale
+
+    def flips(self, x: Bits) -> tuple[Bits, Indices, Floats]:
+        """Each free unit on its own."""
+        free = np.flatnonzero(self.free)
+        points = np.repeat(x[None], len(free), axis=0)
+        points[np.arange(len(free)), free] ^= True
+        slots = sum(width for _, width in self.blocks) - self.box.n + free
+        return points, slots, np.where(x[free], -1.0, 1.0)
 
     def _prices(self, x: Bits, theta: Floats) -> tuple[Floats, Floats]:
         """(n,) change of the value when a unit is added, and (n,) the weight of the surrogate's couplings in it."""
@@ -279,6 +326,24 @@ class LevelMoves(Moves):
             return np.concatenate([dearer, levels], axis=1)
         predicted = self._predicted(x, points)[:, None] / self.scale
         return np.concatenate([predicted, dearer, levels], axis=1)
+
+    def codes(self, points: Indices) -> Floats:
+        """(m, sum_l (S_l - 1)) for each level above the lowest whether it is reached."""
+        steps = [points[:, [i]] >= np.arange(1, size) for i, size in enumerate(self.sizes_of)]
+        return 2.0 * np.concatenate([np.zeros((len(points), 0)), *steps], axis=1) - 1.0
+
+    def guesses(self, points: Indices) -> Floats:
+        """(m,) the surrogate's values, 0 for tuples it knows nothing of."""
+        if self.surrogate is None:
+            return np.zeros(len(points))
+        values = np.asarray(self.surrogate.value(points), dtype=np.float64) / self.scale
+        return np.where(np.isfinite(values), values, 0.0)
+
+    def flips(self, x: Indices) -> tuple[Indices, Indices, Floats]:
+        """Each other level of each coordinate."""
+        points, where, _ = self._switched(x)
+        slots = self.first[where] + points[np.arange(len(points)), where]
+        return points, sum(width for _, width in self.blocks) - len(self.cost) + slots, np.ones(len(points))
 
     def _switched(self, x: Indices) -> tuple[Indices, Indices, Indices]:
         """Every tuple (m, L) with one other level, in the budget or not, its coordinate (m,) and what it costs more."""

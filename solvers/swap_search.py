@@ -14,10 +14,11 @@ from prunesolve.problems._arrays import Bits, Floats
 from ._base import Run, Solver, Status
 from ._change_model import ChangeModel
 from ._evaluations import Evaluations
+from ._model_walk import LARGEST, ModelWalk
 from ._proposals import Moves, moves_of
 from ._undecided import undecided
 
-_RANKINGS = ("learned", "surrogate", "random")
+_RANKINGS = ("learned", "surrogate", "random", "halved")
 _DRAWS = 3  # draws a round of what the moves may be worth, beside the mean
 _KICKS = 20  # kicks in a row that lead to nothing new
 _RESTLESS = 8  # rounds without an improvement after which a kick is worth more
@@ -41,6 +42,10 @@ class SwapSearch(Solver):
     neighbours are known, a kick of random moves leads away from the best point; kicks grow while they are in vain. An
     evaluation is one distinct point on all batches, a look costs its share.
 
+    Where the black box is in one piece there is no cheap look. Up to 512 coordinates the model is then one of the
+    values themselves, with pairs and triples of bits (`ValueModel`); every round walks down it and evaluates two points
+    where it may be lowest (`ModelWalk`); `proposals`, `keep` and `bundle` play no part.
+
     Without limits it ends after `evaluations`, before that where kicks lead to nothing new.
 
     Parameters
@@ -56,14 +61,16 @@ class SwapSearch(Solver):
     undecided : int
         Search only among that many units the surrogate is least sure of at the start (smallest |field - multiplier|);
         0 for all.
-    ranking : {"learned", "surrogate", "random"}
+    ranking : {"learned", "surrogate", "random", "halved"}
         Learned: as above. Surrogate: by its predicted change alone, best first. Random: random feasible moves one at a
-        time on all batches, taken where they improve - the baseline.
+        time on all batches, taken where they improve - the baseline. Halved: the same rounds as learned, their
+        proposals random feasible moves - what the looks alone are worth.
 
     Reference
     ---------
     K. Jamieson, A. Talwalkar, Non-stochastic best arm identification (successive halving), AISTATS 2016; O. Chapelle,
-    L. Li, An empirical evaluation of Thompson sampling, NIPS 2011. Their combination here is ours.
+    L. Li, An empirical evaluation of Thompson sampling, NIPS 2011; C. Oh et al., Combinatorial Bayesian optimization
+    using the graph Cartesian product, NeurIPS 2019. Their combination here is ours.
 
     Examples
     --------
@@ -106,14 +113,19 @@ class SwapSearch(Solver):
             free[undecided(box.surrogate, x, self.undecided)] = True
             moves = moves_of(box, free)
         moves.measure(x)
-        _Walk(self, evaluations, moves).go(np.array(x))
+        most = math.inf if run.evaluation_limit is not None or run.time_limit is not None else self.evaluations
+        if self.ranking == "learned" and len(box.shares) == 1 and box.n <= LARGEST:
+            ModelWalk(evaluations, moves, most).go(np.array(x))
+        else:
+            _Walk(self, evaluations, moves, most).go(np.array(x))
         return None
 
 
 class _Walk:
     """One run: what it has seen and learned, and how far it reaches."""
 
-    def __init__(self, options: SwapSearch, evaluations: Evaluations, moves: Moves) -> None:
+    def __init__(self, options: SwapSearch, evaluations: Evaluations, moves: Moves, most: float) -> None:
+        self.most = most
         self.options, self.evaluations, self.moves = options, evaluations, moves
         self.box, self.run = evaluations.box, evaluations.run
         self.model = ChangeModel(moves.blocks)
@@ -121,8 +133,6 @@ class _Walk:
         self.reach = min(options.bundle, max(1, self.box.n // 8))
         self.batches = len(self.box.shares)
         self.plain = options.ranking == "random"
-        limited = self.run.evaluation_limit is not None or self.run.time_limit is not None
-        self.most = math.inf if limited else options.evaluations
 
     def go(self, x: Any) -> None:
         """Rounds of moves from x (n,), and kicks away from the best point where none improves any more."""
@@ -153,6 +163,8 @@ class _Walk:
         """(m, n) candidates of a round, none seen before."""
         if self.plain:
             return self.moves.random(x, self.run.rng, 1, self._skip)
+        if self.options.ranking == "halved":
+            return self.moves.random(x, self.run.rng, self.options.proposals, self._skip)
         count, thetas = self.options.proposals, self._coefficients()
         found: dict[bytes, Any] = {}
         for theta in thetas if self.reach > 1 else ():

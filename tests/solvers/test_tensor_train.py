@@ -214,6 +214,7 @@ def test_the_local_model_finds_linear_changes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"mode": "cross"}, {"rank": 1, "screen": 1, "undecided": 5}], ids=str)
+# the defaults are in test_battery.py
+@pytest.mark.parametrize("options", [{"mode": "cross"}, {"rank": 1, "screen": 1, "undecided": 5}], ids=str)
 def test_the_battery_passes(options):
     check_solver(TensorTrain(**options))
