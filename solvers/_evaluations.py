@@ -77,9 +77,10 @@ class Evaluations:
         return values
 
     def known(self, x: Any) -> Bits:
-        """(m,) whether each row of x (m, n) was evaluated on all batches in this run."""
+        """(m,) whether asking for each row of x (m, n) again tells nothing new: all batches done, or it has no value."""
         keys = [self.box.key(row) for row in np.atleast_2d(self.box.checked(x))]
-        return np.array([len(self._account.paid.get(key, ())) == len(self.box.shares) for key in keys], dtype=bool)
+        paid, failed, whole = self._account.paid, self._account.failed, len(self.box.shares)
+        return np.array([key in failed or len(paid.get(key, ())) == whole for key in keys], dtype=bool)
 
     def _offer(self, row: Any, value: float) -> None:
         if math.isfinite(value) and self.box.is_feasible(row):

@@ -610,8 +610,10 @@ def _check_black_box(solver: Solver) -> None:
         _say(told - 1 < spent <= told, f"{spent} evaluations were made, {told} counted; ask through Evaluations")
         _say(limit is None or told <= limit, f"made {told} evaluations where {limit} were allowed")
     holed = box.replace(evaluate=lambda x, _: np.where(x[:, 0], np.nan, example.value(x)))
-    result = solver.solve(holed, evaluation_limit=50)
-    _say(not result.feasible or not result.solution[0], f"answered a selection without a value: {result.solution}")
+    # without a limit too: points without a value must not keep it busy for ever
+    for limit in (50, None):
+        result = solver.solve(holed.replace(), evaluation_limit=limit)
+        _say(not result.feasible or not result.solution[0], f"answered a selection without a value: {result.solution}")
 
     def broken(x: Bits, _: int) -> Floats:
         raise RuntimeError("the device is lost")

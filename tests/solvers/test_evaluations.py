@@ -146,6 +146,13 @@ def test_the_search_goes_on_past_nan_and_the_masks_are_told(caplog):
     assert "keeps 2 of 6 (0, 1)" in caplog.text
 
 
+def test_a_point_without_a_value_is_known_though_it_was_not_asked_on_all_batches():
+    seen = []
+    holed = box(lambda x, _: not_a_number(x), weights=[1.0, 1.0])
+    Asks(lambda e: seen.extend([e.partial(PAIRS[:6], 1), e.known(PAIRS[:6]).tolist()])).solve(holed)
+    assert seen[1] == PAIRS[:6, 0].tolist()
+
+
 def raises_on(*pairs: tuple[int, int]) -> Callable[[Any], Any]:
     def evaluate(x: Any) -> Any:
         if any(tuple(np.flatnonzero(row)) in pairs for row in x):

@@ -215,11 +215,6 @@ def test_the_local_model_finds_linear_changes():
 
 @pytest.mark.slow
 # the defaults are in test_battery.py
-def test_the_battery_passes_without_model():
-    check_solver(TensorTrain(rank=1, screen=1, undecided=5))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("check", ["values", "evaluation limit", "start", "refusals"])
-def test_cross_keeps_its_word(check):
-    check_solver(TensorTrain(mode="cross"), check)
+@pytest.mark.parametrize("options", [{"mode": "cross"}, {"rank": 1, "screen": 1, "undecided": 5}], ids=str)
+def test_the_battery_passes(options):
+    check_solver(TensorTrain(**options))
