@@ -32,7 +32,7 @@ class HybridQubo(Formulation):
     layers, from those of similar maps to the others.
 
     The paper's terms in their plainest reading are `HybridQubo(beta=0.02, pairs="kept", scaled=False, squared=False)`;
-    there beta is delicate, and on denoisers that choice lost more than 2 dB to greedy Taylor. Squared cosines of
+    there beta is delicate, and on a DnCNN that choice lost more than 2 dB to greedy Taylor. Squared cosines of
     measured maps form a positive semidefinite matrix, so bounds get a natural diagonal; absolute ones need not.
 
     Parameters

@@ -77,7 +77,7 @@ class Evaluations:
         return values
 
     def known(self, x: Any) -> Bits:
-        """(m,) whether asking for each row of x (m, n) again tells nothing new: all batches done, or it has no value."""
+        """(m,) whether asking again for each row of x (m, n) tells nothing new: all batches done, or no value."""
         keys = [self.box.key(row) for row in np.atleast_2d(self.box.checked(x))]
         paid, failed, whole = self._account.paid, self._account.failed, len(self.box.shares)
         return np.array([key in failed or len(paid.get(key, ())) == whole for key in keys], dtype=bool)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, BlackBox, Budget, GroupBounds, InvalidProblem, Selections
+from prunesolve.problems import BinaryQuadratic, BlackBox, Budget, GroupBounds, InvalidProblem, Selections, unknown
 from prunesolve.problems._arrays import Floats
 
 from . import _kernels
@@ -123,7 +123,7 @@ class TensorTrain(Solver):
         if not (isinstance(self.look, Real) and 0 < self.look <= 1):
             raise InvalidProblem(f"look: expected a share above 0, 1 at most, got {self.look!r}")
         if self.mode not in _MODES:
-            raise InvalidProblem(f"mode: expected one of {', '.join(_MODES)}, got {self.mode!r}")
+            raise unknown("mode", str(self.mode), _MODES)
 
     def refuse(self, problem: Any) -> str | None:
         """Budgets, and group bounds that overlap, have no short count; TT-cross needs a surrogate."""

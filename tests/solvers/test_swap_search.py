@@ -31,7 +31,7 @@ RANKINGS = ("learned", "surrogate", "random", "halved")
 @pytest.mark.parametrize(
     "options",
     # the defaults are in test_battery.py
-    [{"ranking": "random"}, {"ranking": "halved"}, {"ranking": "surrogate"}],
+    [{"ranking": "random"}, {"ranking": "halved"}, {"ranking": "surrogate"}, {"proposals": 1, "bundle": 1}],
 )
 def test_battery(options):
     check_solver(SwapSearch(**options))
@@ -381,17 +381,16 @@ def descended(box, x):
 
 
 @pytest.mark.slow
-def test_three_body_gap_after_three_hundred_evaluations():
+def test_three_body_gap_after_a_thousand_evaluations():
     gaps = []
-    for seed in range(3):
+    for seed in range(5):
         box, rng = three_body(seed), np.random.default_rng(seed)
         start = solvers.get("swap-tabu").solve(box.surrogate, seed=seed).solution
-        found = SwapSearch().solve(box, start=start, seed=seed, evaluation_limit=300).objective
-        # 50 descents take about 750,000 evaluations
-        best = min(found, *(descended(box, rng.permutation(64) < 32) for _ in range(50)))
+        found = SwapSearch().solve(box, start=start, seed=seed, evaluation_limit=1000).objective
+        # 100 descents take about 1.5 million evaluations
+        best = min(found, *(descended(box, rng.permutation(64) < 32) for _ in range(100)))
         gaps.append((found - best) / -best)
-    # a plain swap local search from the surrogate's optimum was left with 4.4 % on such instances
-    assert np.median(gaps) < 0.044
+    assert np.median(gaps) < 0.016
 
 
 def test_learns_three_body_terms_in_a_few_hundred_evaluations():
