@@ -17,6 +17,10 @@ from .couplings import Coupling as Coupling
 from .couplings import Dense as Dense
 from .couplings import LowRank as LowRank
 from .couplings import Sparse as Sparse
+from .level_choice import LevelChoice as LevelChoice
+from .multi_objective import Composite as Composite
+from .multi_objective import MultiObjective as MultiObjective
+from .multi_objective import Product as Product
 from .units import Group as Group
 from .units import Member as Member
 from .units import Selection as Selection

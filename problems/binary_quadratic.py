@@ -140,7 +140,7 @@ class BinaryQuadratic:
     def hash(self) -> str:
         """Content hash of the instance: the first 16 hex digits of a SHA-256 over its arrays."""
         digest = hashlib.sha256()
-        for name, array in sorted(_problem_arrays(self).items()):
+        for name, array in sorted(problem_arrays(self).items()):
             digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
             # viewed as bytes where they lie: an n = 4096 matrix is 128 MiB
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -164,12 +164,12 @@ class BinaryQuadratic:
 
     def save(self, path: str | Path) -> None:
         """Write the instance as `.npz` (format `prunesolve/1`, no pickle), whole or not at all."""
-        write(path, "binary-quadratic", _problem_arrays(self) | {"meta": json_array("meta", dict(self.meta))})
+        write(path, "binary-quadratic", problem_arrays(self) | {"meta": json_array("meta", dict(self.meta))})
 
     @classmethod
     def load(cls, path: str | Path) -> BinaryQuadratic:
         """Read what `save` wrote."""
-        return unpack(path, _from_arrays, read(path, "binary-quadratic"))
+        return unpack(path, problem_from_arrays, read(path, "binary-quadratic"))
 
     def to_bqm(self) -> Any:
         """The objective as a dimod BinaryQuadraticModel, variables 0 to n - 1; the constraints stay behind."""
@@ -262,7 +262,7 @@ def _label(label: Any) -> Any:
     return label
 
 
-def _problem_arrays(problem: BinaryQuadratic) -> dict[str, np.ndarray[Any, Any]]:
+def problem_arrays(problem: BinaryQuadratic) -> dict[str, np.ndarray[Any, Any]]:
     """Everything that defines the instance, as plain arrays; `meta` is not part of it."""
     couplings = problem.couplings
     arrays: dict[str, np.ndarray[Any, Any]] = {
@@ -276,11 +276,12 @@ def _problem_arrays(problem: BinaryQuadratic) -> dict[str, np.ndarray[Any, Any]]
     if problem.diagonal is not None:
         arrays["diagonal"] = problem.diagonal
     for c, constraint in enumerate(problem.constraints):
-        arrays |= {f"constraint{c}.{name}": array for name, array in _constraint_arrays(constraint).items()}
+        arrays |= {f"constraint{c}.{name}": array for name, array in constraint_arrays(constraint).items()}
     return arrays
 
 
-def _constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]]:
+def constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]]:
+    """Everything that defines a constraint, as plain arrays."""
     arrays: dict[str, np.ndarray[Any, Any]] = {"kind": np.array(type(constraint).__name__)}
     if isinstance(constraint, Cardinality):
         return arrays | {"k": np.array(constraint.k)}
@@ -294,7 +295,8 @@ def _constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]
     return arrays
 
 
-def _from_arrays(arrays: Mapping[str, Any]) -> BinaryQuadratic:
+def problem_from_arrays(arrays: Mapping[str, Any]) -> BinaryQuadratic:
+    """The instance whose plain arrays, and meta as text, are given."""
     labels = json.loads(str(arrays["labels"])) if "labels" in arrays else None
     constraints: list[Constraint] = []
     while f"constraint{len(constraints)}.kind" in arrays:

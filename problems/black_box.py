@@ -20,6 +20,7 @@ from ._errors import InvalidProblem
 from ._feasibility import check_together
 from .binary_quadratic import BinaryQuadratic, checked_constraints, checked_labels
 from .constraints import Cardinality, Constraint
+from .level_choice import LevelChoice
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,7 @@ class BlackBox:
 
     Parameters
     ----------
-    space : Selections or LevelTuples
+    space : Selections, LevelTuples or LevelChoice
         What may be asked.
     evaluate : callable
         `evaluate(X)` gives (m,) values of the rows of X (m, n); with `weights`, `evaluate(X, b)` those of batch b. The
@@ -205,7 +206,7 @@ class BlackBox:
     1.0
     """
 
-    space: Selections | LevelTuples
+    space: Selections | LevelTuples | LevelChoice
     evaluate: Callable[..., Any]
     surrogate: Any = None
     weights: Floats | None = None
@@ -214,8 +215,10 @@ class BlackBox:
     _known: dict[bytes, dict[int, float]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.space, (Selections, LevelTuples)):
-            raise InvalidProblem(f"space: expected Selections or LevelTuples, got {type(self.space).__name__}")
+        if not isinstance(self.space, (Selections, LevelTuples, LevelChoice)):
+            raise InvalidProblem(
+                f"space: expected Selections, LevelTuples or LevelChoice, got {type(self.space).__name__}"
+            )
         if not callable(self.evaluate):
             raise InvalidProblem(f"evaluate: expected a callable, got {type(self.evaluate).__name__}")
         if self.surrogate is not None and not callable(getattr(self.surrogate, "value", None)):
@@ -238,8 +241,10 @@ class BlackBox:
         return cls(space, evaluate, problem, weights, problem.labels, problem.meta)
 
     @classmethod
-    def of(cls, problem: BlackBox | BinaryQuadratic) -> BlackBox:
-        """A black box as it is; a `BinaryQuadratic` as one whose surrogate is exact."""
+    def of(cls, problem: BlackBox | BinaryQuadratic | LevelChoice) -> BlackBox:
+        """A black box as it is; a problem in closed form as one whose surrogate is exact."""
+        if isinstance(problem, LevelChoice):
+            return cls(problem, problem.value, problem, labels=problem.labels, meta=problem.meta)
         return problem if isinstance(problem, BlackBox) else cls.over(problem, problem.value)
 
     @property

@@ -20,8 +20,19 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, BlackBox, InvalidProblem, SolverFailed, UnsupportedProblem
-from prunesolve.problems._arrays import bits
+from prunesolve.problems import (
+    BinaryQuadratic,
+    BlackBox,
+    Composite,
+    InvalidProblem,
+    LevelChoice,
+    MultiObjective,
+    SolverFailed,
+    UnsupportedProblem,
+)
+from prunesolve.problems._arrays import Floats, bits
+
+from ._front import Archive, FrontEvaluations, knee
 
 
 class Status(Enum):
@@ -73,9 +84,9 @@ class Result:
     ----------
     solution : (n,) bool, (L,) int or None
         Best feasible solution, a selection or a level for each coordinate; else the least infeasible one offered, else
-        None.
+        None. Of several objectives the knee of the front.
     objective : float or None
-        Its value, recomputed by the library.
+        Its value, recomputed by the library. Of several objectives minus the front's hypervolume.
     bound : float or None
         Proved lower bound on the optimum.
     feasible : bool
@@ -138,7 +149,10 @@ class Result:
             "details": _plain(self.details),
         }
         if self.front is not None:
-            told["front"] = _plain(self.front._asdict())
+            told["front"] = {
+                "solutions": [_listed(solution) for solution in self.front.solutions],
+                "objectives": _plain(self.front.objectives),
+            }
         if trace:
             told["trace"] = [list(row) for row in self.trace]
         return json.dumps(told, allow_nan=False)
@@ -151,6 +165,9 @@ class Result:
             solution, front = None, told.get("front")
             if told["solution"] is not None:
                 solution = _unlisted(told["solution"], told["n"], told["kept"])
+            if front is not None:
+                rows = [_unlisted(row, told["n"], told["kept"]) for row in front["solutions"]]
+                front = Front(np.array(rows), np.array(front["objectives"], dtype=np.float64))
             return cls(
                 solution=solution,
                 objective=told["objective"],
@@ -162,7 +179,7 @@ class Result:
                 seed=told["seed"],
                 solver=told["solver"],
                 trace=tuple(TraceRow(*row) for row in told.get("trace", ())),
-                front=None if front is None else Front(np.array(front["solutions"]), np.array(front["objectives"])),
+                front=front,
                 details=told.get("details", {}),
             )
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError, IndexError) as error:
@@ -254,6 +271,10 @@ class Run:
         Whether the caller asked to stop.
     account : Account
         What was asked of a black box; inner runs share it.
+    archive : Archive or None
+        What is not dominated so far, where there are several objectives; inner runs share it.
+    front : Front or None
+        The front of error and cost that a search put forward for a `LevelChoice`.
     """
 
     def __init__(
@@ -277,6 +298,14 @@ class Run:
         self.trace: list[TraceRow] = []
         self.stopped = False
         self.account: Account = Account() if outer is None else outer.account
+        self.front: Front | None = None
+        self.archive: Archive | None = None
+        several = problem.joint if isinstance(problem, Composite) else problem
+        if isinstance(several, MultiObjective):
+            self.archive = Archive(several) if outer is None else outer.archive
+            self._evaluations: FrontEvaluations = (
+                FrontEvaluations(several, self) if outer is None else outer._evaluations
+            )
         self._problem = problem
         self._callback = callback
         self._outer = outer
@@ -339,6 +368,37 @@ class Run:
         """Whether a limit is reached or the caller asked to stop; ask at least every 10 ms."""
         outer = self._outer is not None and self._outer.should_stop()
         return outer or self.evaluations_left <= 0 or self.halted
+
+    def evaluate(self, x: Any) -> Floats:
+        """(p, m) objectives of each row of x (p, n), inf for what has no value or is past a limit; fills the archive.
+
+        Every distinct point counts once. The figures are the problem's, never a solver's.
+        """
+        return self._evaluations.values(x)
+
+    @property
+    def evaluated(self) -> tuple[Any, Floats]:
+        """Every point (p, n) that counted, and its objectives (p, m), inf for none: what a checkpoint must hold."""
+        return self._evaluations.told
+
+    def restore(self, rows: Any, values: Floats, reference: Any) -> None:
+        """Go on from a checkpoint: take over `evaluated` and the reference of the run that wrote it."""
+        self._evaluations.restore(rows, values, reference)
+
+    def offer_front(self, x: Any) -> None:
+        """Put forward the rows of x (p, L) as the front of error and spending of a `LevelChoice`, both recomputed."""
+        rows = np.atleast_2d(self._problem.checked("offered front", x))
+        found = Front(rows, np.stack([self._problem.value(rows), self._problem.spent(rows)], axis=1))
+        self.outermost.front = found
+
+    def archived(self, rows: Any, values: Floats) -> None:
+        """Put evaluated rows into the archive; a larger hypervolume is an improvement."""
+        archive = self.archive
+        if archive is None or not archive.add(rows, values):
+            return
+        best = np.asarray(archive.solutions[knee(archive.objectives)])
+        best.setflags(write=False)
+        self.outermost._take(_Held(0.0, -archive.hypervolume, 0, best), None)
 
     def offer(self, x: Any, bound: float | None = None) -> float:
         """Put a solution (and a proved bound) forward; returns its recomputed objective, inf where infeasible.
@@ -488,7 +548,7 @@ class Solver(ABC):
 
         Parameters
         ----------
-        problem : BinaryQuadratic or BlackBox
+        problem : BinaryQuadratic, LevelChoice, BlackBox, MultiObjective or Composite
             What to minimise; it is not changed.
         seed : int or None
             Seed of the run; None draws one. The effective seed is in the result.
@@ -540,9 +600,14 @@ class Solver(ABC):
         """The search, with Ctrl-C turned into a stop and a crash into SolverFailed."""
         try:
             # a black box is evaluated by the search alone, which counts it and outlives a failure
-            if run.start is not None and not isinstance(problem, BlackBox):
+            if run.start is not None and run.archive is not None:
+                run.evaluate(run.start)
+            elif run.start is not None and not isinstance(problem, BlackBox):
                 run.offer(run.start)
             forced = _only_selection(problem)
+            if forced is not None and run.archive is not None:
+                run.evaluate(forced)
+                return None
             if forced is not None:
                 run.count(int(isinstance(problem, BlackBox)))
                 run.offer(forced)
@@ -585,6 +650,10 @@ class Solver(ABC):
 
 
 def _result(solver: Solver, run: Run, status: Status, seconds: float) -> Result:
+    front = run.front
+    if run.archive is not None:
+        front = Front(run.archive.solutions, run.archive.objectives)
+        run.details.update(run.archive.told())
     return Result(
         solution=run.best,
         objective=None if run.best is None else run.objective,
@@ -596,6 +665,7 @@ def _result(solver: Solver, run: Run, status: Status, seconds: float) -> Result:
         seed=run.seed,
         solver=repr(solver),
         trace=tuple(run.trace),
+        front=front,
         details=_plain(run.details),
     )
 
@@ -649,8 +719,12 @@ def _is_whole(number: Any) -> bool:
 
 
 def _checked(problem: Any, name: str, x: Any) -> Any:
-    """A copy of a solution as the problem takes it: bits, or the levels of a black box."""
-    return problem.checked(x, name) if isinstance(problem, BlackBox) else bits(name, x, problem.n)
+    """A copy of a solution as the problem takes it: bits or levels."""
+    if isinstance(problem, BinaryQuadratic):
+        return bits(name, x, problem.n)
+    if isinstance(problem, LevelChoice):
+        return problem.checked(name, x)
+    return (problem.joint if isinstance(problem, Composite) else problem).checked(x, name)
 
 
 def _checked_start(problem: Any, start: Any) -> Any:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem, unknown
+from prunesolve.problems._npz import kind_of
 from prunesolve.problems.binary_quadratic import BinaryQuadratic
+from prunesolve.problems.level_choice import LevelChoice
+from prunesolve.problems.multi_objective import MultiObjective
 
 from . import beasley, coo, mdplib, qkp
 from ._text import Text
@@ -23,7 +27,7 @@ FORMATS = ("auto", *TEXT, *SUFFIXES.values())
 _FIRST_LINE = {1: "beasley", 2: "mdplib", 3: "coo"}
 
 
-def read(path: str | Path, *, format: str = "auto", index: int | None = None) -> BinaryQuadratic:
+def read(path: str | Path, *, format: str = "auto", index: int | None = None) -> Any:
     """The instance in a file, to be minimised.
 
     `meta` says `name`, `format` and the `sense` ("minimise" or "maximise") of the file; see `native_objective`.
@@ -39,8 +43,8 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
 
     Returns
     -------
-    BinaryQuadratic
-        Its `linear`, `quadratic` and `constraints`, with the sign turned where the file maximises.
+    BinaryQuadratic, or what else an `.npz` holds: LevelChoice, MultiObjective
+        With the sign turned where the file maximises.
 
     Raises
     ------
@@ -57,7 +61,8 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
     if not Path(path).is_file():
         raise InvalidProblem(f"{path}: no such file; give an instance file")
     if kind == "npz":
-        problem = BinaryQuadratic.load(path)
+        kinds: dict[str | None, Any] = {"level-choice": LevelChoice, "multi-objective": MultiObjective}
+        problem = kinds.get(kind_of(path), BinaryQuadratic).load(path)
         # what the file was converted from is told by the file; a file that tells nothing is our own
         told = {"name": Path(path).stem, "format": "npz", "sense": "minimise"}
         return problem.replace(meta=told | dict(problem.meta))
@@ -95,7 +100,7 @@ def split_index(name: str) -> tuple[str, int | None]:
     return path, int(digits)
 
 
-def native_objective(problem: BinaryQuadratic, objective: float) -> float:
+def native_objective(problem: Any, objective: float) -> float:
     """The objective in the sense of the file the problem came from.
 
     Examples
@@ -106,7 +111,7 @@ def native_objective(problem: BinaryQuadratic, objective: float) -> float:
     return 0.0 - objective if problem.meta.get("sense") == "maximise" else objective
 
 
-def write(problem: BinaryQuadratic, path: str | Path) -> None:
+def write(problem: Any, path: str | Path) -> None:
     """Write a problem, to be minimised, as the suffix says: .npz, .bqm, .cqm, .lp or .coo; whole or not at all.
 
     Only .npz keeps everything. Labels go into .bqm and .cqm too; .coo and .lp number the variables.
@@ -121,6 +126,8 @@ def write(problem: BinaryQuadratic, path: str | Path) -> None:
     suffix = Path(path).suffix
     if suffix == ".npz":
         problem.save(path)
+    elif not isinstance(problem, BinaryQuadratic):
+        raise UnsupportedProblem(f"{path}: only .npz holds a {type(problem).__name__}, got {suffix or 'no suffix'}")
     elif suffix == ".coo":
         coo.write(problem, path)
     elif suffix in SUFFIXES:
