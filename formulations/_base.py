@@ -94,15 +94,19 @@ class Formulation(ABC):
             **self._objective(stats)._asdict(),
             constraints=asked.constraints,
             labels=stats.units,
-            meta={
-                "formulation": repr(self),
-                "sense": "minimise",
-                "groups": [{"name": g.name, "layer": g.layer, "size": g.size} for g in stats.groups],
-                "asked": asked.told,
-                # with these the groups can be found again in the model, without the statistics
-                **{fact: stats.meta[fact] for fact in ("example", "layers") if fact in stats.meta},
-            },
+            meta=self._told(stats, asked.told),
         )
+
+    def _told(self, stats: Statistics, asked: dict[str, Any]) -> dict[str, Any]:
+        """The JSON-able facts of an instance."""
+        return {
+            "formulation": repr(self),
+            "sense": "minimise",
+            "groups": [{"name": g.name, "layer": g.layer, "size": g.size} for g in stats.groups],
+            "asked": asked,
+            # with these the groups can be found again in the model, without the statistics
+            **{fact: stats.meta[fact] for fact in ("example", "layers") if fact in stats.meta},
+        }
 
     def decode(self, stats: Statistics, solution: Any) -> Selection:
         """The selection that a solution (n,) of the encoded problem stands for."""

@@ -12,12 +12,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass, replace
 from functools import partial
 from hashlib import sha256
+from itertools import product
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, Group, InvalidProblem, Member, Statistics
+from prunesolve.problems import (
+    BinaryQuadratic,
+    Group,
+    InvalidProblem,
+    LevelChoice,
+    Member,
+    MultiObjective,
+    Statistics,
+)
 from prunesolve.problems._arrays import Bits, Floats
 
 from ._base import Formulation
@@ -31,7 +40,9 @@ def check_formulation(formulation: Formulation, stats: Statistics | None = None)
 
     The problem's value is `meaning` for every x; encode changes nothing and repeats; decode gives back the labelled
     units; constraints admit exactly the selections asked for; missing statistics and impossible budgets are refused
-    in words; a claimed diagonal is true; the instance survives a file.
+    in words; a claimed diagonal is true; the instance survives a file. A formulation may encode a `BinaryQuadratic`,
+    a `MultiObjective` (whose `meaning` has one value for each objective, and whose `keep` is at most that many) or a
+    `LevelChoice`, whose points are checked by the selections they decode to.
 
     Parameters
     ----------
@@ -133,7 +144,7 @@ def _written(x: Bits) -> str:
     return "".join("1" if kept else "0" for kept in x)
 
 
-def _encoded(formulation: Formulation, stats: Statistics, **asked: Any) -> BinaryQuadratic:
+def _encoded(formulation: Formulation, stats: Statistics, **asked: Any) -> Any:
     try:
         return formulation.encode(stats, **asked)
     except InvalidProblem as error:
@@ -165,16 +176,30 @@ def _check_class(formulation: Any) -> None:
 def _check_value(formulation: Formulation, stats: Statistics) -> None:
     """The problem's value is the stated meaning, for every x."""
     problem = _encoded(_free(formulation), stats, keep=1.0)
-    selections = _selections(stats.n)
-    values = problem.value(selections)
+    points, selections = _points(_free(formulation), problem, stats)
+    values = problem.values(points) if isinstance(problem, MultiObjective) else problem.value(points)
     meant = np.array([formulation.meaning(stats, x) for x in selections])
-    worst = int(np.argmax(np.abs(values - meant)))
-    scale = max(1.0, float(np.abs(meant).max()))
+    # of several objectives each has its own scale
+    off = np.abs(values - meant) / np.maximum(1.0, np.abs(meant).max(axis=0))
+    off = off.reshape(len(points), -1).max(axis=1)
+    worst = int(np.argmax(off))
     _say(
-        abs(values[worst] - meant[worst]) <= _CLOSE * scale,
+        off[worst] <= _CLOSE,
         f"{formulation!r}: value differs from meaning at x = {_written(selections[worst])}: "
-        f"value {values[worst]:.12g}, meaning {meant[worst]:.12g}",
+        f"value {_figures(values[worst])}, meaning {_figures(meant[worst])}",
     )
+
+
+def _figures(values: Any) -> str:
+    return ", ".join(f"{v:.12g}" for v in np.atleast_1d(values))
+
+
+def _points(formulation: Formulation, problem: Any, stats: Statistics) -> tuple[Any, Bits]:
+    """(every point of the problem, the selection that each stands for)."""
+    if not isinstance(problem, LevelChoice):
+        return (every := _selections(stats.n)), every
+    levels = np.array(list(product(*map(range, problem.sizes))))
+    return levels, np.array([formulation.decode(stats, x).keep for x in levels])
 
 
 def _fingerprint(stats: Statistics) -> str:
@@ -200,7 +225,7 @@ def _check_purity(formulation: Formulation, stats: Statistics) -> None:
 def _check_diagonal(formulation: Formulation, stats: Statistics) -> None:
     """A claimed natural diagonal makes J/2 + diag(d) positive semidefinite; bounds rely on it."""
     problem = _encoded(formulation, stats, keep=1.0)
-    if problem.diagonal is None:
+    if getattr(problem, "diagonal", None) is None:
         return
     eigenvalues = np.linalg.eigvalsh(problem.couplings.dense() / 2 + np.diag(problem.diagonal))
     _say(
@@ -213,6 +238,9 @@ def _check_diagonal(formulation: Formulation, stats: Statistics) -> None:
 def _check_way_back(formulation: Formulation, stats: Statistics) -> None:
     """Labels name the statistics' units, and decode gives back the bits and the units they name."""
     problem = _encoded(formulation, stats, keep=1.0)
+    if isinstance(problem, LevelChoice):
+        _check_ladders(formulation, stats, problem)
+        return
     labels = problem.labels or ()
     _say(tuple(labels) == stats.units, f"{formulation!r}: labels must be the statistics' units, got {labels}")
     for x in np.random.default_rng(0).random((8, stats.n)) < 0.5:
@@ -226,6 +254,27 @@ def _check_way_back(formulation: Formulation, stats: Statistics) -> None:
         )
 
 
+def _check_ladders(formulation: Formulation, stats: Statistics, choice: LevelChoice) -> None:
+    """Labels name the groups, `meta` the units that each level keeps, from the minimum to all and ever more."""
+    names = tuple(group.name for group in stats.groups)
+    _say(choice.labels == names, f"{formulation!r}: labels must be the groups' names, got {choice.labels}")
+    told = choice.meta.get("levels", ())
+    for g, (group, levels) in enumerate(zip(stats.groups, told, strict=True)):
+        least = min(formulation.minimum, group.size)
+        counts = levels["counts"]
+        ends = len(counts) == choice.sizes[g] and (counts[0], counts[-1]) == (least, group.size)
+        _say(ends and sorted(set(counts)) == counts, f"{formulation!r}: counts of {group.name} are {counts}")
+        for s, count in enumerate(counts):
+            x = np.zeros(choice.n, dtype=np.int64)
+            x[g] = s
+            kept = formulation.decode(stats, x).keep[stats.starts[g] : stats.starts[g + 1]]
+            named = set(levels["channels"][:count])
+            _say(
+                levels["layer"] == group.layer and set(group.channels[kept].tolist()) == named and len(named) == count,
+                f"{formulation!r}: level {s} of {group.name} keeps {group.channels[kept]}, `meta` names {named}",
+            )
+
+
 def _check_file(formulation: Formulation, stats: Statistics) -> None:
     """The instance and its facts survive a file."""
     problem = _encoded(formulation, stats, keep=1.0)
@@ -237,20 +286,21 @@ def _check_file(formulation: Formulation, stats: Statistics) -> None:
     _say(not missing, f"{formulation!r}: meta lacks {sorted(missing)}")
     with TemporaryDirectory() as folder:
         problem.save(f"{folder}/instance.npz")
-        again = BinaryQuadratic.load(f"{folder}/instance.npz")
+        again = type(problem).load(f"{folder}/instance.npz")
     _say(again.hash == problem.hash, f"{formulation!r}: the instance read from a file has another hash")
     _say(dict(again.meta) == told, f"{formulation!r}: the instance read from a file has other meta")
 
 
 def _check_budgets(formulation: Formulation, stats: Statistics) -> None:
     """The constraints admit exactly the selections that meet what was asked."""
-    selections = _selections(stats.n)
-    for asked in _askable(stats):
+    for asked in _askable(stats, _kind(formulation, stats)):
         for chosen in (formulation, _free(formulation)):
-            expected = _meet(stats, selections, chosen.minimum, asked)
+            kind = _kind(chosen, stats)
+            points, selections = _points(chosen, _encoded(chosen, stats, keep=1.0), stats)
+            expected = _meet(stats, selections, chosen.minimum, asked, exact=kind is BinaryQuadratic)
             if not expected.any():
                 continue
-            admitted = _encoded(chosen, stats, **asked).is_feasible(selections)
+            admitted = _encoded(chosen, stats, **asked).is_feasible(points)
             wrong = np.flatnonzero(admitted != expected)
             if len(wrong):
                 verb = "admits" if admitted[wrong[0]] else "excludes"
@@ -260,8 +310,12 @@ def _check_budgets(formulation: Formulation, stats: Statistics) -> None:
                 )
 
 
-def _askable(stats: Statistics) -> Iterator[dict[str, Any]]:
-    """Budgets to try: a count, a fraction, and each resource both ways, alone and together."""
+def _kind(formulation: Formulation, stats: Statistics) -> type[Any]:
+    return type(_encoded(formulation, stats, keep=1.0))
+
+
+def _askable(stats: Statistics, kind: type[Any]) -> Iterator[dict[str, Any]]:
+    """Budgets to try: a count, a fraction, and each resource both ways, alone and where units are chosen together."""
     count = stats.n - max(1, stats.n // 3)
     yield {"keep": count}
     yield {"keep": 0.5}
@@ -269,18 +323,20 @@ def _askable(stats: Statistics) -> Iterator[dict[str, Any]]:
         if resource in stats.cost:
             yield {resource: 0.6}
             yield {resource: int(0.4 * stats.total(resource))}
-            yield {"keep": count, resource: 0.8}
+            if kind is not LevelChoice:
+                yield {"keep": count, resource: 0.8}
 
 
-def _meet(stats: Statistics, selections: Bits, minimum: int, asked: dict[str, Any]) -> Bits:
-    """(m,) whether each selection keeps the minimum of every group and what was asked."""
+def _meet(stats: Statistics, selections: Bits, minimum: int, asked: dict[str, Any], *, exact: bool = True) -> Bits:
+    """(m,) whether each selection keeps the minimum of every group and what was asked; `keep` at most, unless exact."""
     meet = np.ones(len(selections), dtype=bool)
     for start, end in zip(stats.starts, stats.starts[1:], strict=False):
         meet &= selections[:, start:end].sum(axis=1) >= min(minimum, end - start)
     for name, amount in asked.items():
         fraction = isinstance(amount, float)
         if name == "keep":
-            meet &= selections.sum(axis=1) == (math.floor(amount * stats.n + 0.5) if fraction else amount)
+            kept, k = selections.sum(axis=1), math.floor(amount * stats.n + 0.5) if fraction else amount
+            meet &= kept == k if exact else kept <= k
         else:
             total = stats.total(name)
             meet &= _spent(stats, name, selections) <= (amount * total if fraction else amount) + _CLOSE * total
@@ -322,7 +378,8 @@ def _check_refused_statistics(formulation: Formulation, stats: Statistics) -> No
         without = _with(stats, {section: rest})
         words = _refusal(formulation, f"statistics without {need}", partial(formulation.encode, without, keep=1.0))
         _say(name in words, f"{formulation!r}: the refusal of statistics without {need} does not name it: {words}")
-    sections: dict[str, dict[str, Any]] = {section: {} for section in ("saliency", "blocks", "factors")}
+    sections: dict[str, dict[str, Any]] = {need.partition(".")[0]: {} for need in formulation.needs}
+    sections |= {section: {} for section in ("saliency", "blocks", "factors")}
     for section, _, name in (need.partition(".") for need in formulation.needs):
         sections[section][name] = getattr(stats, section)[name]
     try:
@@ -333,7 +390,9 @@ def _check_refused_statistics(formulation: Formulation, stats: Statistics) -> No
 
 def _check_refused_budgets(formulation: Formulation, stats: Statistics) -> None:
     """What says nothing is refused in words, and what nobody can meet with the smallest that can be met."""
-    nonsense: list[dict[str, Any]] = [{}, {"keep": stats.n + 1}, {"params": -1}]
+    nonsense: list[dict[str, Any]] = [{"keep": stats.n + 1}, {"params": -1}]
+    if _kind(formulation, stats) is not MultiObjective:
+        nonsense.append({})
     nonsense += [{"keep": wrong} for wrong in (0.0, 1.5, float("nan"), "half", True, -1)]
     for asked, smallest in [*((a, "") for a in nonsense), *_out_of_reach(formulation, stats)]:
         words = _refusal(formulation, f"encode({_told(asked)})", partial(formulation.encode, stats, **asked))
@@ -347,7 +406,7 @@ def _check_refused_budgets(formulation: Formulation, stats: Statistics) -> None:
 
 def _out_of_reach(formulation: Formulation, stats: Statistics) -> Iterator[tuple[dict[str, Any], str]]:
     """(budget just below what any selection meets, the smallest that one does), by enumeration."""
-    selections = _selections(stats.n)
+    _, selections = _points(formulation, _encoded(formulation, stats, keep=1.0), stats)
     admitted = selections[_meet(stats, selections, formulation.minimum, {})]
     fewest = int(admitted.sum(axis=1).min())
     if fewest:
