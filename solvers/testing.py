@@ -1,4 +1,4 @@
-"""Does a solver keep its word? `check_solver` finds out on small instances whose optimum is enumerated.
+"""Does a solver keep its word? `check_solver` finds out on small instances whose optimum or front is enumerated.
 
 Anybody's solver can be checked; ours are, in the test suite, by the same function. What `solver.refuse(problem)`
 refuses is not asked of it.
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from prunesolve.problems import (
     Cardinality,
     GroupBounds,
     InvalidProblem,
+    LevelChoice,
     LowRank,
     SolverFailed,
     UnsupportedProblem,
@@ -35,6 +37,7 @@ from prunesolve.problems import (
 from prunesolve.problems._arrays import Bits, Floats
 
 from ._base import Incumbent, Result, Run, Solver, Status
+from ._front_testing import CHECKS, fronts_for
 
 _CLOSE = 1e-9
 _LIMIT = 0.2  # seconds asked for on a larger instance
@@ -48,7 +51,8 @@ def check_solver(solver: Solver, check: str | None = None) -> None:
     """Prove on small instances that the solver keeps its word.
 
     Values are those of the problem and never below the enumerated optimum, bounds never above it; runs repeat, end
-    within their limits and leave everything else alone; nonsense is refused in words. Takes some seconds.
+    within their limits and leave everything else alone; nonsense is refused in words. Of several objectives a front is
+    checked in place of an optimum. Takes some seconds.
 
     Parameters
     ----------
@@ -73,7 +77,7 @@ def check_solver(solver: Solver, check: str | None = None) -> None:
         raise unknown("check", check, _CHECKS)
     for name in _CHECKS if check is None else (check,):
         try:
-            _CHECKS[name](solver)
+            _check_of(solver, name)(solver)
         except AssertionError as error:
             raise AssertionError(f"{solver!r}: {name}: {error}") from error
         except Exception as error:
@@ -85,14 +89,33 @@ def checks() -> tuple[str, ...]:
     return tuple(_CHECKS)
 
 
+def _check_of(solver: Any, name: str) -> Callable[[Any], None]:
+    """The check of that name, that of a front for a solver that takes several objectives alone."""
+    shared = name in ("class", "ending") or not isinstance(solver, Solver)
+    if shared or _accepts(solver, BinaryQuadratic, BlackBox, LevelChoice):
+        return _CHECKS[name]
+    return CHECKS.get(name, _unasked)
+
+
+def _accepts(solver: Solver, *kinds: type[Any]) -> bool:
+    return any(issubclass(kind, solver.accepts) for kind in kinds)
+
+
+def _unasked(solver: Solver) -> None:
+    """What a front has no use for: a bound, a proof of infeasibility."""
+
+
 # --- instances -----------------------------------------------------------------------------------------------------
 
 
 class Example(NamedTuple):
-    """A problem beside its couplings (n, n) written out, so that it can be enumerated without the library."""
+    """A problem beside its couplings (n, n) written out, so that it can be enumerated without the library.
 
-    problem: BinaryQuadratic
-    matrix: Floats
+    Of a `LevelChoice` the tables are written out already.
+    """
+
+    problem: Any
+    matrix: Any = None
 
 
 def examples() -> dict[str, Example]:
@@ -126,7 +149,15 @@ def examples() -> dict[str, Example]:
 _SIZES = (4, 3, 2)
 _N = sum(_SIZES)
 # what any search can meet: a mere refusal to find something is no answer here
-_EASY = ("unconstrained", "cardinality", "group bounds", "budget", "bilinear budget", "cardinality and group bounds")
+_EASY = (
+    "unconstrained",
+    "cardinality",
+    "group bounds",
+    "budget",
+    "bilinear budget",
+    "cardinality and group bounds",
+    "levels",
+)
 
 
 def _storages() -> dict[str, tuple[Any, Floats]]:
@@ -172,6 +203,45 @@ def _trivial() -> dict[str, BinaryQuadratic]:
     }
 
 
+def level_examples() -> dict[str, Example]:
+    """Levels of few layers with every kind of cost; all can be met."""
+    rng = np.random.default_rng(8)
+    sizes = (4, 3, 2, 3)
+    error = [np.sort(rng.random(size))[::-1] for size in sizes]
+    cost = [np.arange(1.0, size + 1) * (1.0 + i) for i, size in enumerate(sizes)]
+    chain: dict[tuple[int, int], Floats] = {(i, i + 1): np.outer(cost[i], cost[i + 1]) / 4.0 for i in range(3)}
+    return {
+        "levels, separable": Example(LevelChoice(error, cost, 18.0)),
+        "levels, fractions": Example(LevelChoice(error, [c / 7.0 for c in cost], 2.5)),
+        "levels, chain": Example(LevelChoice(error, cost, 25.0, chain)),
+        "levels, any pairs": Example(LevelChoice(error, cost, 28.0, {**chain, (0, 3): np.outer(cost[0], cost[3]) / 8})),
+        "levels, peak": Example(LevelChoice(error, cost, 7.0, chain, total="max")),
+    }
+
+
+def _trivial_levels() -> dict[str, LevelChoice]:
+    """Choices on which anything else than the optimum is a mistake."""
+    one, two = np.array([1.0]), np.array([1.0, 2.0])
+    return {
+        "one layer": LevelChoice([np.array([2.0, 1.0, 0.0])], [np.array([1.0, 2.0, 3.0])], 2.0),
+        "one level each": LevelChoice([one, one], [one, one], 2.0),
+        "only the cheapest fits": LevelChoice([two[::-1], two[::-1]], [two, two], 2.0),
+        "all fits": LevelChoice([two[::-1], two[::-1]], [two, two], 4.0),
+        "all errors equal": LevelChoice([np.ones(2), np.ones(2)], [two, two], 3.0),
+    }
+
+
+def _larger_levels(n: int) -> dict[str, LevelChoice]:
+    """Choices of n layers that take a search some time."""
+    rng = np.random.default_rng(n)
+    error = [np.sort(rng.lognormal(size=8))[::-1] for _ in range(n)]
+    cost = [np.arange(1.0, 9.0) * rng.integers(1, 4) for _ in range(n)]
+    table = np.outer(np.arange(1.0, 9.0), np.arange(1.0, 9.0))
+    pairs = {(i, i + 1): table for i in range(n - 1)}
+    half = LevelChoice(error, cost, 1e9, pairs).spent(np.full(n, 4))
+    return {"layers": LevelChoice(error, cost, float(half), pairs), "alone": LevelChoice(error, cost, 8.0 * n)}
+
+
 def _problem(linear: Any, quadratic: Any = None, *constraints: Any) -> BinaryQuadratic:
     return BinaryQuadratic(linear, quadratic, constraints=constraints)
 
@@ -204,12 +274,19 @@ def _asks(solver: Solver) -> bool:
     return isinstance(solver.accepts, tuple) and BlackBox in solver.accepts
 
 
-def _taken(solver: Solver, problems: dict[str, BinaryQuadratic]) -> dict[str, BinaryQuadratic]:
+def _taken(solver: Solver, problems: dict[str, Any]) -> dict[str, Any]:
     return {name: problem for name, problem in problems.items() if solver.refuse(problem) is None}
 
 
 def _examples_for(solver: Solver) -> dict[str, Example]:
-    return {name: example for name, example in examples().items() if solver.refuse(example.problem) is None}
+    """The examples that a solver takes: selections, or else levels."""
+    taken = {name: example for name, example in examples().items() if solver.refuse(example.problem) is None}
+    levels = {} if taken else level_examples()
+    return taken or {name: e for name, e in levels.items() if solver.refuse(e.problem) is None}
+
+
+def _over_levels(solver: Solver) -> bool:
+    return not _accepts(solver, BinaryQuadratic)
 
 
 def _few_for(solver: Solver) -> dict[str, Example]:
@@ -220,29 +297,33 @@ def _few_for(solver: Solver) -> dict[str, Example]:
     return {name: taken[name] for name in few if name in taken} or taken
 
 
-def _tried(solver: Solver, n: int) -> dict[str, BinaryQuadratic]:
+def _tried(solver: Solver, n: int) -> dict[str, Any]:
     """Larger instances, or the small ones for a solver that takes no others."""
     small = {name: example.problem for name, example in [*_examples_for(solver).items()][::9][:3]}
-    return _taken(solver, _larger(n)) or small
+    return _taken(solver, _larger_levels(n // 8) if _over_levels(solver) else _larger(n)) or small
 
 
-def _one(solver: Solver) -> BinaryQuadratic:
+def _one(solver: Solver) -> Any:
     return next(iter(_examples_for(solver).values())).problem
 
 
 # --- the definitions, written out ----------------------------------------------------------------------------------
 
 
-def _values(example: Example, x: Bits) -> Floats:
-    """(m,) offset + a.x + sum_{i<j} J_ij x_i x_j of each row."""
+def _values(example: Example, x: Any) -> Floats:
+    """(m,) offset + a.x + sum_{i<j} J_ij x_i x_j of each row; of levels the sum of their errors."""
+    if isinstance(example.problem, LevelChoice):
+        return np.array([sum(e[s] for e, s in zip(example.problem.error, row, strict=True)) for row in x])
     kept = x.astype(np.float64)
     i, j = np.triu_indices(example.problem.n, 1)
     pairs = (kept[:, i] * kept[:, j]) @ example.matrix[i, j]
     return example.problem.offset + kept @ example.problem.linear + pairs
 
 
-def _meets(problem: BinaryQuadratic, x: Bits) -> Bits:
+def _meets(problem: Any, x: Any) -> Bits:
     """(m,) whether each row satisfies every constraint."""
+    if isinstance(problem, LevelChoice):
+        return np.array([_spent_by(problem, row) <= problem.budget + 1e-9 for row in x])
     meets = np.ones(len(x), dtype=bool)
     for constraint in problem.constraints:
         if isinstance(constraint, Cardinality):
@@ -265,15 +346,27 @@ def _spent(budget: Budget, x: Bits) -> Floats:
     return spent
 
 
+def _spent_by(problem: LevelChoice, row: Any) -> float:
+    terms = [float(c[s]) for c, s in zip(problem.cost, row, strict=True)]
+    terms += [float(table[row[i], row[j]]) for (i, j), table in problem.pair_cost.items()]
+    return sum(terms) if problem.total == "sum" else max(terms)
+
+
+def _points(problem: Any) -> Any:
+    """Every selection (2^n, n), or every tuple of levels."""
+    if isinstance(problem, LevelChoice):
+        return np.array(list(product(*(range(size) for size in problem.sizes))))
+    return (np.arange(2**problem.n)[:, None] >> np.arange(problem.n)) & 1 == 1
+
+
 def _optimum(example: Example) -> float:
-    """The least value of any feasible selection, inf where there is none."""
-    n = example.problem.n
-    selections = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
-    return float(_values(example, selections)[_meets(example.problem, selections)].min(initial=np.inf))
+    """The least value of any feasible point, inf where there is none."""
+    points = _points(example.problem)
+    return float(_values(example, points)[_meets(example.problem, points)].min(initial=np.inf))
 
 
-def _written_out(problem: BinaryQuadratic) -> Example:
-    return Example(problem, problem.couplings.dense())
+def _written_out(problem: Any) -> Example:
+    return Example(problem, problem.couplings.dense() if isinstance(problem, BinaryQuadratic) else None)
 
 
 # --- what checks say -----------------------------------------------------------------------------------------------
@@ -292,7 +385,7 @@ def _near(a: float | None, b: float | None) -> bool:
 
 
 def _written(x: Any) -> str:
-    return "nothing" if x is None else "".join("1" if kept else "0" for kept in x)
+    return "nothing" if x is None else "".join(str(int(level)) for level in x)
 
 
 def _told(result: Result) -> tuple[Any, ...]:
@@ -330,7 +423,7 @@ class _Watched(Run):
         return super().should_stop()
 
 
-def _watched(solver: Solver, problem: BinaryQuadratic, evaluation_limit: int | None = None) -> None:
+def _watched(solver: Solver, problem: Any, evaluation_limit: int | None = None) -> None:
     solver._prepare(problem)
     solver._search(problem, _Watched(problem, seed=0, evaluation_limit=evaluation_limit))
 
@@ -349,7 +442,8 @@ def _check_class(solver: Any) -> None:
     _say(isinstance(getattr(cls, "name", None), str), f"give {cls.__name__} a name: ClassVar[str]")
     bare = [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
     _say(not bare, f"every option needs a default, {', '.join(bare)} has none")
-    _say(_examples_for(solver), f"refuses every example, {next(iter(examples()))!r} included")
+    taken = _examples_for(solver) or fronts_for(solver)
+    _say(taken, f"refuses every example, {next(iter(examples()))!r} included")
 
 
 def _check_values(solver: Solver) -> None:
@@ -361,7 +455,11 @@ def _check_values(solver: Solver) -> None:
             _say(not result.feasible and result.objective is None, f"{name}: figures without a solution")
             continue
         x = np.asarray(result.solution)
-        _say(x.dtype == bool and x.shape == (_N,), f"{name}: expected a solution ({_N},) bool, got {x.dtype} {x.shape}")
+        n, kind = example.problem.n, "i" if isinstance(example.problem, LevelChoice) else "b"
+        _say(
+            x.dtype.kind == kind and x.shape == (n,),
+            f"{name}: expected a solution ({n},) {'int' if kind == 'i' else 'bool'}, got {x.dtype} {x.shape}",
+        )
         value, meets = float(_values(example, x[None])[0]), bool(_meets(example.problem, x[None])[0])
         _say(
             _near(result.objective, value),
@@ -379,7 +477,8 @@ def _check_values(solver: Solver) -> None:
 def _check_optimum(solver: Solver) -> None:
     """Never below the optimum, equal to it where that is claimed, and easy constraints are met."""
     # every kind and every storage with each other would take twice as long; every second one
-    for name, example in [*_examples_for(solver).items()][:: 7 if _asks(solver) else 2]:
+    skip = 1 if _over_levels(solver) else 7 if _asks(solver) else 2
+    for name, example in [*_examples_for(solver).items()][::skip]:
         result, optimum = solver.solve(example.problem), _optimum(example)
         _say(result.status is not Status.INFEASIBLE, f"{name}: told INFEASIBLE, the optimum is {optimum}")
         _say(result.feasible or name.split(",")[0] not in _EASY, f"{name}: found nothing feasible ({result.status})")
@@ -398,7 +497,8 @@ def _check_bound(solver: Solver) -> None:
     """No bound above the optimum; asked for, there is one."""
     for name, example in _few_for(solver).items():
         result, optimum = solver.solve(example.problem, bound=True, evaluation_limit=_some(solver)), _optimum(example)
-        _say(result.bound is not None or not result.feasible, f"{name}: bound=True told no bound")
+        asked = isinstance(example.problem, BinaryQuadratic)
+        _say(result.bound is not None or not result.feasible or not asked, f"{name}: bound=True told no bound")
         if result.bound is not None:
             _say(
                 result.bound < optimum or _near(result.bound, optimum),
@@ -420,7 +520,8 @@ def _check_infeasible(solver: Solver) -> None:
 
 def _check_trivial(solver: Solver) -> None:
     """The optimum where there is no choice or none that matters."""
-    for name, problem in _taken(solver, _trivial()).items():
+    problems: dict[str, Any] = {**_trivial(), **_trivial_levels()}
+    for name, problem in _taken(solver, problems).items():
         result, optimum = solver.solve(problem), _optimum(_written_out(problem))
         _say(
             result.feasible and _near(result.objective, optimum),
@@ -434,7 +535,7 @@ def _check_trivial(solver: Solver) -> None:
 
 def _check_repeats(solver: Solver) -> None:
     """The same seed gives the same answer, from an equal solver too."""
-    problems: list[tuple[str, BinaryQuadratic, int | None]]
+    problems: list[tuple[str, Any, int | None]]
     whole = _FEW if _asks(solver) else None
     problems = [(name, example.problem, whole) for name, example in [*_few_for(solver).items()][::2]]
     problems += [(name, problem, 300) for name, problem in _tried(solver, 40).items()]
@@ -452,7 +553,7 @@ def _check_repeats(solver: Solver) -> None:
     _say(isinstance(drawn, int), f"seed=None: expected the effective seed in the result, got {drawn!r}")
 
 
-def _told_by(problem: BinaryQuadratic, solver: Solver, **limits: Any) -> tuple[Any, ...]:
+def _told_by(problem: Any, solver: Solver, **limits: Any) -> tuple[Any, ...]:
     return _told(solver.solve(problem, **limits))
 
 
@@ -490,7 +591,7 @@ def _check_time_limit(solver: Solver) -> None:
         _say(taken <= _LIMIT + _SLACK, f"{name}: took {taken:.1f} s of the {_LIMIT} s allowed; ask run.should_stop()")
 
 
-def _seconds(solver: Solver, problem: BinaryQuadratic) -> float:
+def _seconds(solver: Solver, problem: Any) -> float:
     began = time.perf_counter()
     result = solver.solve(problem, time_limit=_LIMIT)
     return time.perf_counter() - began - float(result.details.get("compile_seconds", 0.0))
@@ -498,8 +599,9 @@ def _seconds(solver: Solver, problem: BinaryQuadratic) -> float:
 
 def _check_ending(solver: Solver) -> None:
     """Without limits it ends by itself."""
-    for example in [*_few_for(solver).values()][1::2]:
-        _watched(solver, example.problem)
+    problems = [example.problem for example in _few_for(solver).values()] or [*fronts_for(solver).values()]
+    for problem in problems[1::2] or problems:
+        _watched(solver, problem)
 
 
 def _check_evaluation_limit(solver: Solver) -> None:
@@ -576,8 +678,9 @@ def _check_start(solver: Solver) -> None:
     """The answer is never worse than the start."""
     rng = np.random.default_rng(0)
     for name, example in _few_for(solver).items():
-        selections = rng.random((400, _N)) < 0.4
-        feasible = selections[_meets(example.problem, selections)]
+        points = _points(example.problem)
+        points = points[rng.permutation(len(points))[:400]]
+        feasible = points[_meets(example.problem, points)]
         # a poor start and a good one
         order = np.argsort(_values(example, feasible))
         for start in feasible[order[[0, -1]]] if len(order) else ():
@@ -591,16 +694,16 @@ def _check_start(solver: Solver) -> None:
 
 def _check_black_box(solver: Solver) -> None:
     """What takes a black box counts each distinct point once, in shares of its batches, and outlives failures."""
-    example = examples()["cardinality, dense"].problem
+    example = _boxed(solver)
+    if example is None:
+        return
     asked: set[tuple[bytes, int]] = set()
 
     def evaluate(x: Bits, batch: int) -> Floats:
         asked.update((row.tobytes(), batch) for row in x)
         return example.value(x) + (-1) ** batch
 
-    box = BlackBox.over(example, evaluate, [1.0, 1.0])
-    if solver.refuse(box) is not None:
-        return
+    box = _box(example, evaluate)
     for limit in (1, 7, None):
         asked.clear()
         result = solver.solve(box.replace(), evaluation_limit=limit)
@@ -609,7 +712,7 @@ def _check_black_box(solver: Solver) -> None:
         _say(_near(result.objective, example.value(result.solution)), f"reported {result.objective} as the mean")
         _say(told - 1 < spent <= told, f"{spent} evaluations were made, {told} counted; ask through Evaluations")
         _say(limit is None or told <= limit, f"made {told} evaluations where {limit} were allowed")
-    holed = box.replace(evaluate=lambda x, _: np.where(x[:, 0], np.nan, example.value(x)))
+    holed = box.replace(evaluate=lambda x, _: np.where(x[:, 0] > 0, np.nan, example.value(x)))
     # without a limit too: points without a value must not keep it busy for ever
     for limit in (50, None):
         result = solver.solve(holed.replace(), evaluation_limit=limit)
@@ -624,6 +727,20 @@ def _check_black_box(solver: Solver) -> None:
         _say("the device is lost" in str(error), f"SolverFailed does not say what the evaluation raised: {error}")
     else:
         raise AssertionError("every evaluation raised and nobody heard; ask through Evaluations")
+
+
+def _boxed(solver: Solver) -> Any:
+    """An example of which the solver takes a black box, None where it takes none."""
+    both = (examples()["cardinality, dense"], level_examples()["levels, chain"])
+    taken = (e.problem for e in both if solver.refuse(_box(e.problem, lambda x, _: np.zeros(len(x)))) is None)
+    return next(taken, None)
+
+
+def _box(problem: Any, evaluate: Callable[..., Any]) -> BlackBox:
+    """A black box in two batches over the points of a problem."""
+    if isinstance(problem, LevelChoice):
+        return BlackBox(problem, evaluate, problem, np.ones(2))
+    return BlackBox.over(problem, evaluate, [1.0, 1.0])
 
 
 def _check_refusals(solver: Solver) -> None:
@@ -652,7 +769,7 @@ def _solved(solver: Solver, *values: Any) -> Result:
     return solver.solve(_problem(*values))
 
 
-def _nonsense(problem: BinaryQuadratic) -> Iterator[dict[str, Any]]:
+def _nonsense(problem: Any) -> Iterator[dict[str, Any]]:
     for seconds in (0.0, -1.0, math.nan, "soon"):
         yield {"time_limit": seconds}
     for evaluations in (0, -3, 1.5, math.nan):
