@@ -103,9 +103,26 @@ class _Moments:
         self.fits.move_to_end(key)
         return self.fits[key]
 
-    def _fitted(self, kept: Tensor) -> dict[str, Tensor]:
+    def lost(self, kept: Tensor) -> float:
+        """E||y - y'||^2 of the fit for the kept inputs, y measured as it is fitted: from its mean, or from zero."""
+        return self._energy(self.weight - self._matrix(kept))
+
+    @cached_property
+    def energy(self) -> float:
+        """What is lost where no input is kept."""
+        return self._energy(self.weight)
+
+    def _energy(self, weight: Tensor) -> float:
+        # clamping keeps a NaN, which `max` does not
+        return float(((weight @ self.moments) * weight).sum().clamp_min(0.0))
+
+    def _matrix(self, kept: Tensor) -> Tensor:
+        """(groups, o, d), zero where an input goes."""
         stays = kept.reshape(conv_groups(self.module), -1).repeat_interleave(taps(self.module), dim=1)
-        weight = torch.stack([self._solved(q, rows.nonzero().flatten()) for q, rows in enumerate(stays)])
+        return torch.stack([self._solved(q, rows.nonzero().flatten()) for q, rows in enumerate(stays)])
+
+    def _fitted(self, kept: Tensor) -> dict[str, Tensor]:
+        weight = self._matrix(kept)
         set_weight(self.module, weight.to(self.module.weight))
         found = {"weight": self.module.weight.detach().clone()}
         if self.module.bias is not None:

@@ -29,7 +29,7 @@ from ._dense_refit import DenseRefit
 from ._fold import agree, answer, copied, folded, followers
 from ._forward import evaluating, reseed, tensors
 from ._prefix import Leaves, Prefix, Study, Varies
-from ._reduced import Reduced
+from ._reduced import Reduced, Weights
 from .batchnorm import BATCH_NORMS, recalibrate_batchnorm
 from .data import Batches, Inputs, call, device_of, samples, slice_of
 from .masks import masks
@@ -265,6 +265,9 @@ class Evaluator:
         DnCNN (sigma 25) with 36 % removed it gives 28.0 to 28.3 dB for Taylor, hybrid, reconstruction and random
         selections, `refit` 28.6 to 28.7 dB, masks alone 19 to 25 dB; for L1 21.9, 24.1 and 19.6 dB. So `refit` what a
         search finds before saying how good it is. Printed by benchmarks/evaluator.py.
+    weights : callable (path, (in,) bool), optional
+        In place of `refit`: weight and, where it has one, bias of a layer of this network that keeps these inputs, by
+        name and in dense shape; None for the dense ones.
     batchnorm : bool
         Measure the BatchNorm statistics of each selection anew, on the search half.
     guard : bool
@@ -318,6 +321,7 @@ class Evaluator:
         loss: Loss | None = None,
         metric: Loss | None = None,
         refit: bool = False,
+        weights: Weights | None = None,
         batchnorm: bool = False,
         guard: bool = True,
         device: Any = None,
@@ -326,6 +330,8 @@ class Evaluator:
     ) -> None:
         if objective not in ("loss", "metric"):
             raise unknown("objective", objective, ("loss", "metric"))
+        if refit and weights is not None:
+            raise InvalidProblem("refit: expected refit or weights, got both; the weights are the refitted ones")
         for name, function in (("loss", loss), ("metric", metric)):
             if function is not None and not callable(function):
                 raise InvalidProblem(f"{name}: expected a callable (outputs, targets), got {function!r}")
@@ -340,7 +346,7 @@ class Evaluator:
         with _turn, torch.inference_mode(False):
             self._halves = _halves(data, guard)
             self.weights = np.array([samples(inputs) for inputs, _ in self._halves["search"]])
-            self._prepare(model, refit, batchnorm, device, dtype, memory)
+            self._prepare(model, refit, weights, batchnorm, device, dtype, memory)
 
     def black_box(self, problem: BinaryQuadratic) -> BlackBox:
         """The search half as a black box over the problem's selections, with the problem as its surrogate."""
@@ -392,15 +398,23 @@ class Evaluator:
     # -- what is run
 
     def _prepare(
-        self, model: nn.Module, refit: bool, batchnorm: bool, device: Any, dtype: torch.dtype | None, memory: int
+        self,
+        model: nn.Module,
+        refit: bool,
+        weights: Weights | None,
+        batchnorm: bool,
+        device: Any,
+        dtype: torch.dtype | None,
+        memory: int,
     ) -> None:
         dense = _copy(model, device).eval()
         first = self._halves["search"][0][0]
         repeats = _repeats(dense, first)
         pairs = followers(dense, first)
-        fused = folded(dense, pairs, first) if pairs and repeats and not batchnorm else None
+        # weights that are given belong to the layers as they are
+        folds = bool(pairs) and repeats and not batchnorm and weights is None
+        fused = folded(dense, pairs, first) if folds else None
         dense, groups = (dense, self.groups) if fused is None else (fused, _without(self.groups, set(pairs.values())))
-        weights = None
         if refit:
             readers = {m.path for group in groups for m in group.members if m.axis == "in"}
             inputs = (copied(inputs) for inputs, _ in self._halves["search"])

@@ -17,7 +17,7 @@ from prunesolve.problems._npz import FORMAT, whole_file
 from ._forward import as_inputs, evaluating
 from ._layers import constructor_numbers, cut, widths
 from .masks import Masks, apply_masks, masks
-from .verify import KEPT, kept_channels, verify
+from .verify import KEPT, REPLACED, kept_channels, verify
 
 
 def shrink(model: nn.Module, selection: Selection, example: Any) -> nn.Module:
@@ -110,6 +110,7 @@ def save_model(model: nn.Module, folder: str | Path, example: Any) -> list[Path]
         "kind": "widths",
         "modules": {path: constructor_numbers(model.get_submodule(path)) for path in kept},
         "kept": kept,
+        "replaced": getattr(model, REPLACED, {}),
     }
     with whole_file(folder / "widths.json") as file:
         file.write(json.dumps(described, indent=1).encode())

@@ -19,6 +19,7 @@ from ._layers import channel_axis, role
 _RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 KEPT = "prunesolve_kept"
+REPLACED = "prunesolve_replaced"
 
 _Record = dict[str, list[torch.Tensor]]
 
