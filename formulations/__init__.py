@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .fisher import Fisher as Fisher
     from .hybrid_qubo import HybridQubo as HybridQubo
     from .l1_qubo import L1Qubo as L1Qubo
+    from .level_choice import KeepCounts as KeepCounts
+    from .multi_objective import MultiObjectiveSelection as MultiObjectiveSelection
     from .reconstruction import Reconstruction as Reconstruction
 
 # name: (module, class, what it is in a sentence)
@@ -24,6 +26,12 @@ _TABLE = {
     "hybrid-qubo": ("hybrid_qubo", "HybridQubo", "Taylor and Fisher saliency against the likeness of activations."),
     "fisher": ("fisher", "Fisher", "Second-order increase of the loss when units go together."),
     "reconstruction": ("reconstruction", "Reconstruction", "Error of the next layer's output; no weights to tune."),
+    "level-choice": ("level_choice", "KeepCounts", "How many units each layer keeps, ranked beforehand."),
+    "multi-objective": (
+        "multi_objective",
+        "MultiObjectiveSelection",
+        "Another formulation's error against parameters and multiply-adds, as a front.",
+    ),
 }
 _REGISTRY = Registry("formulation", __name__, _TABLE, ("Formulation", "Objective"))
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prunesolve.problems import Budget, Cardinality, Constraint, GroupBounds, InvalidProblem, Statistics
-from prunesolve.problems._arrays import Floats
+from prunesolve.problems._arrays import Floats, Indices
 from prunesolve.problems._feasibility import cheapest
 
 Amount = int | float
@@ -70,6 +70,47 @@ def demand(
         constraints.append(Budget(stats.cost[resource], spendable, stats.pair_cost.get(resource)))
         told[resource] = {"asked": _plain(asked), "limit": limit, "of": total}
     return Demand(tuple(constraints), told)
+
+
+def at_most(
+    stats: Statistics,
+    *,
+    minimum: int = 1,
+    keep: Amount | None = None,
+    params: Amount | None = None,
+    macs: Amount | None = None,
+) -> Demand:
+    """The same with `keep` as the most units instead of their exact number, and nothing that must be asked.
+
+    Raises
+    ------
+    InvalidProblem
+        As `demand`.
+
+    Examples
+    --------
+    >>> from prunesolve.problems import Group
+    >>> stats = Statistics([Group("fc1", 4, [("fc1", "out", [[0], [1], [2], [3]])])])
+    >>> [type(c).__name__ for c in at_most(stats, keep=0.5).constraints], at_most(stats).told
+    (['GroupBounds', 'Budget'], {'minimum': 1})
+    """
+    bounds = _at_least(stats, minimum)
+    constraints: tuple[Constraint, ...] = (bounds,) if minimum else ()
+    told: dict[str, Any] = {"minimum": minimum}
+    if keep is not None:
+        k = _reachable(units_to_keep(keep, stats.n), bounds)
+        constraints += (Budget(np.ones(stats.n), float(k)),)
+        told["keep"] = {"asked": _plain(keep), "units": k, "of": stats.n}
+    if params is None and macs is None:
+        return Demand(constraints, told)
+    spending = demand(stats, minimum=minimum, params=params, macs=macs)
+    budgets = tuple(c for c in spending.constraints if isinstance(c, Budget))
+    return Demand(constraints + budgets, told | spending.told)
+
+
+def least_of_groups(stats: Statistics, minimum: int) -> Indices:
+    """(g,) units that each group keeps at least."""
+    return _at_least(stats, minimum).low
 
 
 def check_asked(asked: Mapping[str, Any]) -> None:

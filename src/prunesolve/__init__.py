@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from . import formulations as formulations
     from . import problems as problems
     from . import solvers as solvers
+    from .pareto import TradeOff as TradeOff
+    from .pareto import trade_off as trade_off
     from .pipeline import apply_masks as apply_masks
     from .pipeline import evaluator as evaluator
+    from .pipeline import find_branches as find_branches
     from .pipeline import find_groups as find_groups
     from .pipeline import load as load
     from .pipeline import masks as masks
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline import prune as prune
     from .pipeline import recalibrate_batchnorm as recalibrate_batchnorm
     from .pipeline import refit as refit
+    from .pipeline import remove_branches as remove_branches
     from .pipeline import select as select
     from .pipeline import shrink as shrink
     from .pipeline import solve as solve
@@ -33,11 +37,15 @@ if TYPE_CHECKING:
     from .problems import Blocks as Blocks
     from .problems import Budget as Budget
     from .problems import Cardinality as Cardinality
+    from .problems import Composite as Composite
     from .problems import Group as Group
     from .problems import GroupBounds as GroupBounds
     from .problems import InvalidProblem as InvalidProblem
+    from .problems import LevelChoice as LevelChoice
     from .problems import LevelTuples as LevelTuples
     from .problems import LowRank as LowRank
+    from .problems import MultiObjective as MultiObjective
+    from .problems import Product as Product
     from .problems import Selection as Selection
     from .problems import Selections as Selections
     from .problems import SolverFailed as SolverFailed
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
     from .problems import Unit as Unit
     from .problems import UnsupportedProblem as UnsupportedProblem
     from .problems import library as library
+    from .solvers import Front as Front
     from .solvers import Result as Result
     from .solvers import Solver as Solver
     from .solvers import Status as Status
@@ -54,10 +63,13 @@ __version__ = "0.1.0"
 _ROOMS = ("bridges", "formulations", "problems", "solvers")
 _MODULES = {room: f".{room}" for room in _ROOMS} | {"library": ".problems.library"}
 _NAMES = {
+    "pareto": ("trade_off", "TradeOff"),
     "pipeline": (
         "prune",
         "measure",
         "find_groups",
+        "find_branches",
+        "remove_branches",
         "solve",
         "select",
         "masks",
@@ -76,11 +88,15 @@ _NAMES = {
         "Blocks",
         "Budget",
         "Cardinality",
+        "Composite",
         "Group",
         "GroupBounds",
         "InvalidProblem",
+        "LevelChoice",
         "LevelTuples",
         "LowRank",
+        "MultiObjective",
+        "Product",
         "Selection",
         "Selections",
         "SolverFailed",
@@ -88,7 +104,7 @@ _NAMES = {
         "Unit",
         "UnsupportedProblem",
     ),
-    "solvers": ("Result", "Solver", "Status"),
+    "solvers": ("Front", "Result", "Solver", "Status"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, InvalidProblem
+from prunesolve.pipeline import units_of_levels
+from prunesolve.problems import BinaryQuadratic, InvalidProblem, LevelChoice, MultiObjective
+from prunesolve.solvers import Front, Result
+from prunesolve.solvers._front import hypervolume, knee, nondominated
 from prunesolve.solvers._tolerance import tolerance, typical_bias
 
 
@@ -31,14 +36,15 @@ class Verdict:
     lines: tuple[str, ...]
 
 
-def examine(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Verdict:
+def examine(problem: BinaryQuadratic | LevelChoice | MultiObjective, told: Mapping[str, Any]) -> Verdict:
     """Recompute what a result claims: instance, objective in both senses, feasibility, counts, and what bounds allow.
 
-    A claimed bound is only compared with known values, not proved again.
+    A claimed bound is only compared with known values, not proved again. Of several objectives the whole front is
+    recomputed: every point, that none dominates another, and the hypervolume up to the reference it names.
 
     Parameters
     ----------
-    problem : BinaryQuadratic
+    problem : BinaryQuadratic, LevelChoice or MultiObjective
         The instance; `best_known` and `bound` in its `meta`, to be minimised, are compared with where they are there.
     told : mapping
         The JSON object that `solve` writes.
@@ -58,11 +64,17 @@ def examine(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Verdict:
     if told.get("instance_hash") not in (None, problem.hash):
         fault = f"made for instance {told['instance_hash']}, this one is {problem.hash}"
         return Verdict((fault,), False, (f"wrong: {fault}",))
+    if isinstance(problem, MultiObjective):
+        return _examine_front(problem, told)
     solution = _solution(problem, told)
     objective, feasible = problem.value(solution), problem.is_feasible(solution)
     faults = tuple(_faults(problem, told, solution, objective, feasible))
     native = f" ({-objective:.12g} maximised)" if problem.meta.get("sense") == "maximise" else ""
-    found = f"objective {objective:.12g}{native}, {int(solution.sum())} of {problem.n} kept"
+    what = f"{int(solution.sum())} of {problem.n} kept"
+    if isinstance(problem, LevelChoice):
+        faults += tuple(_dominated(problem, told))
+        what = f"{problem.spent(solution):.12g} of {problem.budget:.12g} spent"
+    found = f"objective {objective:.12g}{native}, {what}"
     if faults:
         return Verdict(faults, feasible, (*(f"wrong: {fault}" for fault in faults), f"recomputed: {found}"))
     if not feasible:
@@ -70,11 +82,82 @@ def examine(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Verdict:
     return Verdict((), True, (f"holds: {found}, feasible", *_standing(problem, told, objective)))
 
 
-def _solution(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Any:
+def _examine_front(problem: MultiObjective, told: Mapping[str, Any]) -> Verdict:
+    front, claimed = _front(problem, told), told["front"]
+    true = problem.values(front.solutions)
+    feasible = bool(np.all(problem.is_feasible(front.solutions)) and not problem.excess(true).any())
+    volume, faults = _volume(true, claimed), tuple(_front_faults(problem, told, front, true, feasible))
+    found = f"{len(true)} points of {', '.join(problem.objectives)}, hypervolume {volume:.12g}"
+    if faults:
+        return Verdict(faults, feasible, (*(f"wrong: {fault}" for fault in faults), f"recomputed: {found}"))
+    if not feasible:
+        return Verdict((), False, (f"infeasible, as claimed: {found}",))
+    return Verdict((), True, (f"holds: {found}, feasible, none dominated",))
+
+
+def _front(problem: MultiObjective, told: Mapping[str, Any]) -> Front:
+    try:
+        front = Result.from_json(json.dumps(dict(told))).front
+    except (InvalidProblem, IndexError, ValueError) as error:
+        raise InvalidProblem(f"expected a front of n = {problem.n} coordinates ({error})") from None
+    if front is None or not len(front.solutions):
+        raise InvalidProblem(f"expected a front, got none (status {told.get('status')})")
+    return Front(problem.checked(front.solutions, "front"), np.asarray(front.objectives))
+
+
+def _front_faults(
+    problem: MultiObjective, told: Mapping[str, Any], front: Front, true: Any, feasible: bool
+) -> Iterator[str]:
+    """Each thing that is not as claimed of a front, in a few words."""
+    slack = 1e-9 * np.maximum(np.abs(true).max(axis=0), 1e-12)
+    if front.objectives.shape != true.shape:
+        yield f"claims objectives of shape {front.objectives.shape}, recomputed {true.shape}"
+        return
+    for i, (claimed, value) in enumerate(zip(front.objectives, true, strict=True)):
+        if not (np.abs(claimed - value) <= slack).all():
+            yield f"claims {claimed.tolist()} for point {i}, recomputed {value.tolist()}"
+    beaten = np.flatnonzero(~nondominated(true))
+    if len(beaten):
+        yield f"claims a front, but {len(beaten)} of its points are dominated, point {beaten[0]} first"
+    volume = _volume(true, told["front"])
+    if not _is_number(told.get("objective")) or not math.isclose(told["objective"], -volume, rel_tol=1e-9):
+        yield f"claims objective {_shown(told.get('objective'))}, minus the hypervolume is {-volume:.12g}"
+    place = told["front"].get("knee")
+    if place != knee(true):
+        yield f"claims the knee at point {place}, recomputed {knee(true)}"
+    if told.get("feasible") != feasible:
+        yield f"claims to be {'feasible' if told.get('feasible') else 'infeasible'}, which it is not"
+
+
+def _volume(values: Any, claimed: Mapping[str, Any]) -> float:
+    """The hypervolume of the points (p, m) up to the reference that the claim names."""
+    reference = claimed.get("reference")
+    if not isinstance(reference, list) or len(reference) != values.shape[1] or not all(map(_is_number, reference)):
+        raise InvalidProblem(f"front: expected a reference of {values.shape[1]} numbers, got {reference!r}")
+    return hypervolume(values, reference)
+
+
+def _dominated(problem: LevelChoice, told: Mapping[str, Any]) -> Iterator[str]:
+    """Each thing that is not as claimed of a front of error and spending."""
+    if told.get("front") is None:
+        return
+    rows, claimed = problem.checked("front", told["front"]["solutions"]), np.asarray(told["front"]["objectives"])
+    true = np.stack([problem.value(rows), problem.spent(rows)], axis=1)
+    if claimed.shape != true.shape or not np.allclose(claimed, true, rtol=1e-9, atol=1e-12):
+        yield "claims a front whose errors or costs are not those of its choices"
+    if not nondominated(true).all():
+        yield f"claims a front, but {int((~nondominated(true)).sum())} of its points are dominated"
+    if not np.all(problem.is_feasible(rows)):
+        yield "claims a front with points above the budget"
+
+
+def _solution(problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any]) -> Any:
     kept, n = told.get("solution"), told.get("n")
     if kept is None or n != problem.n:
         got = f"none (status {told.get('status')})" if kept is None else f"one of {n}"
         raise InvalidProblem(f"expected a solution of n = {problem.n} units, got {got}")
+    if isinstance(problem, LevelChoice):
+        return problem.checked("solution", kept)
     if not all(isinstance(i, int) and 0 <= i < problem.n for i in kept):
         raise InvalidProblem(f"solution: expected indices from 0 to {problem.n - 1}")
     solution = np.zeros(problem.n, dtype=bool)
@@ -83,7 +166,7 @@ def _solution(problem: BinaryQuadratic, told: Mapping[str, Any]) -> Any:
 
 
 def _faults(
-    problem: BinaryQuadratic, told: Mapping[str, Any], solution: Any, objective: float, feasible: bool
+    problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], solution: Any, objective: float, feasible: bool
 ) -> Iterator[str]:
     """Each thing that is not as claimed, in a few words."""
     slack, turned = _rounding(problem, objective), -1.0 if problem.meta.get("sense") == "maximise" else 1.0
@@ -109,13 +192,15 @@ def _units_of(kept_units: Any) -> set[tuple[str, int]] | None:
         return None
 
 
-def _units_kept(problem: BinaryQuadratic, solution: Any) -> set[Any]:
+def _units_kept(problem: BinaryQuadratic | LevelChoice, solution: Any) -> set[Any] | None:
+    if isinstance(problem, LevelChoice):
+        return _units_of(units_of_levels(problem.meta.get("levels", ()), solution))
     labels = problem.labels or ()
     return {tuple(label) for label, stays in zip(labels, solution, strict=False) if stays and isinstance(label, tuple)}
 
 
 def _bound_faults(
-    problem: BinaryQuadratic, told: Mapping[str, Any], objective: float, feasible: bool, slack: float
+    problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], objective: float, feasible: bool, slack: float
 ) -> Iterator[str]:
     bound, best = told.get("bound"), problem.meta.get("best_known")
     if bound is not None and not _is_number(bound):
@@ -128,11 +213,15 @@ def _bound_faults(
         return
     if not feasible:
         yield "claims to be OPTIMAL, but is infeasible"
-    elif best is not None and objective > best + slack + tolerance(best, typical_bias(problem)):
+    elif best is not None and objective > best + slack + tolerance(best, _typical(problem)):
         yield f"claims to be OPTIMAL, the best known value {best:.12g} is lower"
 
 
-def _standing(problem: BinaryQuadratic, told: Mapping[str, Any], objective: float) -> Iterator[str]:
+def _typical(problem: BinaryQuadratic | LevelChoice) -> float:
+    return typical_bias(problem) if isinstance(problem, BinaryQuadratic) else 0.0
+
+
+def _standing(problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], objective: float) -> Iterator[str]:
     """Where a claim that holds stands among what is known of the instance."""
     best, known, slack = problem.meta.get("best_known"), problem.meta.get("bound"), _rounding(problem, objective)
     if best is not None:
@@ -151,8 +240,10 @@ def _standing(problem: BinaryQuadratic, told: Mapping[str, Any], objective: floa
         yield f"claims bound {told['bound']:.12g}: not above what is known, not proved again here"
 
 
-def _rounding(problem: BinaryQuadratic, objective: float) -> float:
+def _rounding(problem: BinaryQuadratic | LevelChoice, objective: float) -> float:
     """How far two honest computations of the objective may differ."""
+    if isinstance(problem, LevelChoice):
+        return 1e-9 * sum(float(np.abs(error).max()) for error in problem.error)
     size = abs(problem.offset) + float(np.abs(problem.linear).sum()) + problem.couplings.magnitude()
     return 1e-9 * abs(objective) + 64 * float(np.finfo(np.float64).eps) * size
 

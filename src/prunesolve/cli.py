@@ -55,6 +55,14 @@ class Refit(enum.StrEnum):
     reconstruct = "reconstruct"
 
 
+class Decide(enum.StrEnum):
+    """What a point of a front says."""
+
+    units = "units"
+    levels = "levels"
+    both = "both"
+
+
 Model = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="A callable that returns the trained model.")]
 Data = Annotated[Path, typer.Option("--data", help="`.npz` with the keys inputs and targets.")]
 Keep = Annotated[str | None, typer.Option("--keep", help="Units kept: 0.5 is a fraction, 64 a count.")]
@@ -104,26 +112,53 @@ def prune(
     device: Device = None,
     seed: Seed = 0,
     time_limit: TimeLimit = None,
+    objectives: Annotated[
+        str, typer.Option("--objectives", help="Of multi-objective: the error, costs.")
+    ] = "loss,params",
+    decide: Annotated[Decide, typer.Option("--decide", help="Of multi-objective: what a point says.")] = Decide.units,
+    evaluations: Annotated[int, typer.Option("--evaluations", help="Of multi-objective: most evaluations.")] = 1000,
 ) -> None:
-    """Prune a trained model: masks.safetensors, the smaller model and report.json in one folder."""
+    """Prune a trained model: masks.safetensors, the smaller model and report.json in one folder.
+
+    With --formulation multi-objective the whole front goes into the folder too, as front.json, plots and report.html;
+    the model is its point of least loss within --keep, --params and --macs, without them the knee.
+    """
     import prunesolve as ps
 
     check_folder(out)
-    found = ps.prune(
-        load_model(model),
-        load_data(data),
-        keep=amount("--keep", keep),
-        params=amount("--params", params),
-        macs=amount("--macs", macs),
-        layers=split(layers),
-        formulation=formulation,
-        solver=solver,
-        refit={"none": False, "least-squares": True}.get(refit.value, refit.value),
-        repair=split(repair),
-        device=device,
-        time_limit=time_limit,
-        seed=seed,
-    )
+    asked: dict[str, Any] = {
+        "keep": amount("--keep", keep),
+        "params": amount("--params", params),
+        "macs": amount("--macs", macs),
+    }
+    how: dict[str, Any] = {
+        "layers": split(layers),
+        "solver": solver,
+        "refit": {"none": False, "least-squares": True}.get(refit.value, refit.value),
+        "device": device,
+        "time_limit": time_limit,
+        "seed": seed,
+    }
+    repairs = split(repair)
+    if formulation == "multi-objective":
+        from prunesolve.formulations.budgets import check_asked
+
+        given = {name: value for name, value in asked.items() if value is not None}
+        if given:
+            check_asked(given)
+        trade = ps.trade_off(
+            load_model(model),
+            load_data(data),
+            objectives=split(objectives) or (),
+            decide=decide.value,
+            evaluations=evaluations,
+            **how,
+        )
+        trade.save(out)
+        say(str(trade))
+        found = trade.pick(**given, repair=repairs)
+    else:
+        found = ps.prune(load_model(model), load_data(data), formulation=formulation, **asked, repair=repairs, **how)
     found.save(out)
     say(str(found.report))
     finish(found.result)
@@ -216,13 +251,14 @@ def apply(
     model: Model,
     result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="What `solve --out` wrote.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks and smaller model.")],
+    index: Annotated[int | None, typer.Option("--index", help="Point of a front; default its knee.")] = None,
 ) -> None:
     """Apply a result to the model: masks.safetensors and the smaller model, which loads without prunesolve."""
     from prunesolve.pipeline import apply_result
 
     check_folder(out)
     told = read_object(result)
-    for name, (after, before) in apply_result(load_model(model), told, out).items():
+    for name, (after, before) in apply_result(load_model(model), told, out, index).items():
         say(f"{name:<12} {after:,} of {before:,}  ({100 * after / max(before, 1):.2f} %)")
     say(f"{out}: masks.safetensors and the smaller model")
 
@@ -363,7 +399,11 @@ def keeping(problem: Any, keep: int | float | None) -> Any:
     if keep is None:
         return problem
     from prunesolve.formulations.budgets import units_to_keep
-    from prunesolve.problems import Cardinality
+    from prunesolve.problems import BinaryQuadratic, Cardinality
+
+    if not isinstance(problem, BinaryQuadratic):
+        kind = type(problem).__name__
+        raise InvalidProblem(f"--keep: a {kind} has no count to replace; give the budget to `encode` instead")
 
     others = [c for c in problem.constraints if not isinstance(c, Cardinality)]
     return problem.replace(constraints=[*others, Cardinality(units_to_keep(keep, problem.n))])
@@ -551,7 +591,9 @@ def summary(told: Mapping[str, Any]) -> str:
         gap = "" if told["gap"] is None else f"  (gap {100 * told['gap']:.4g} %)"
         lines.append(f"{'bound':<12}{told['bound']:.12g}{gap}")
     lines.append(f"{'feasible':<12}{'yes' if told['feasible'] else 'no'}")
-    lines.append(f"{'kept':<12}{told['kept']} of {told['n']}")
+    lines += list(_front_lines(told)) if "front" in told else []
+    if told["kept"] is not None:
+        lines.append(f"{'kept':<12}{told['kept']} of {told['n']}")
     lines.append(f"{'seconds':<12}{told['seconds']:.3f}  (seed {told['seed']}, {told['evaluations']} evaluations)")
     for layer, channels in (told["kept_units"] or {}).items():
         lines.append(f"  {layer}: {' '.join(map(str, channels)) or 'none'}")
@@ -560,18 +602,50 @@ def summary(told: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _front_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """The points of a front, or what came nearest to one."""
+    front, knee = told["front"], told["front"]["knee"]
+    names = ", ".join(front["names"])
+    if not front["objectives"]:
+        nearest = told["details"].get("least_violated")
+        yield f"{'front':<12}no point within the limits"
+        if nearest is not None:
+            yield f"{'nearest':<12}{', '.join(f'{v:.6g}' for v in nearest['objectives'])}  ({names})"
+        return
+    if front["hypervolume"] is None:
+        (least, dearest), (most, cheapest) = front["objectives"][0], front["objectives"][-1]
+        yield f"{'front':<12}{len(front['objectives'])} points of {names}, {told['details']['front']}"
+        yield f"  from {least:.6g}, {dearest:.6g}, shown below, to {most:.6g}, {cheapest:.6g}"
+        return
+    yield f"{'front':<12}{len(front['objectives'])} points of {names}; hypervolume {front['hypervolume']:.6g}"
+    for i, values in enumerate(front["objectives"]):
+        yield f"  {i:<10}{', '.join(f'{v:.6g}' for v in values)}{'  knee, shown below' if i == knee else ''}"
+
+
 def describe(thing: Any) -> str:
     """What a file holds, in a line or a few."""
     from prunesolve.pipeline import Report
-    from prunesolve.problems import BinaryQuadratic, Statistics
+    from prunesolve.problems import BinaryQuadratic, LevelChoice, MultiObjective, Statistics
     from prunesolve.solvers import Result
 
+    if isinstance(thing, LevelChoice):
+        costs = "separable" if thing.is_separable else "chain" if thing.is_chain else "general pair"
+        return (
+            f"LevelChoice, {thing.n} layers of {min(thing.sizes, default=0)} to {max(thing.sizes, default=0)} levels, "
+            f"{costs} costs, {thing.total} up to {thing.budget:g}, hash {thing.hash}"
+        )
     if isinstance(thing, BinaryQuadratic):
         name = thing.meta.get("name")
         constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
         return (
             f"{name + ': ' if name else ''}BinaryQuadratic, n = {thing.n}, {type(thing.couplings).__name__} couplings, "
             f"constraints: {constraints}, sense {thing.meta.get('sense', 'minimise')}, hash {thing.hash}"
+        )
+    if isinstance(thing, MultiObjective):
+        constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
+        return (
+            f"MultiObjective, n = {thing.n}, objectives: {', '.join(thing.objectives)}, constraints: {constraints}, "
+            f"{len(thing.starts)} points to begin with, hash {thing.hash}"
         )
     if isinstance(thing, Statistics):
         head = f"Statistics, {thing.n} units in {len(thing.groups)} groups; saliency: {', '.join(thing.saliency)}"

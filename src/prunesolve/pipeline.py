@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,9 @@ from prunesolve.problems import (
     Group,
     GroupBounds,
     InvalidProblem,
+    LevelChoice,
     LowRank,
+    MultiObjective,
     Selection,
     SolverFailed,
     Statistics,
@@ -313,11 +315,13 @@ def _load_program(path: Path) -> Any:
         raise InvalidProblem(f"{path}: expected a program that torch.export wrote ({reason})") from None
 
 
-def _load_npz(path: Path) -> BinaryQuadratic | Statistics:
+def _load_npz(path: Path) -> BinaryQuadratic | LevelChoice | MultiObjective | Statistics:
     from prunesolve.problems._npz import kind_of
 
-    kinds: dict[str | None, type[BinaryQuadratic] | type[Statistics]] = {
+    kinds: dict[str | None, Any] = {
         "binary-quadratic": BinaryQuadratic,
+        "level-choice": LevelChoice,
+        "multi-objective": MultiObjective,
         "statistics": Statistics,
     }
     kind = kind_of(path)
@@ -326,7 +330,8 @@ def _load_npz(path: Path) -> BinaryQuadratic | Statistics:
             f"{path}: expected a problem or statistics that prunesolve wrote, got "
             + ("a truncated or foreign file" if kind is None else f"a file of kind {kind!r}")
         )
-    return kinds[kind].load(path)
+    found: BinaryQuadratic | LevelChoice | MultiObjective | Statistics = kinds[kind].load(path)
+    return found
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -362,6 +367,20 @@ def find_groups(model: Any, example: Any, *, layers: Sequence[str] | None = None
     from prunesolve.bridges.torch.groups import find_groups
 
     return find_groups(model, example, layers=layers)
+
+
+def find_branches(model: Any, example: Any) -> tuple[Any, ...]:
+    """The residual branches of a torch model that can be removed whole; see `bridges.torch.branches`."""
+    from prunesolve.bridges.torch.branches import find_branches
+
+    return find_branches(model, example)
+
+
+def remove_branches(model: Any, branches: Any, example: Any, data: Any = None) -> Any:
+    """A network without some of its residual branches; see `bridges.torch.branches`."""
+    from prunesolve.bridges.torch.branches import remove_branches
+
+    return remove_branches(model, branches, example, data)
 
 
 def masks(selection: Selection, model: Any) -> Masks:
@@ -430,7 +449,7 @@ class Report(dict[str, Any]):
     """
 
     def __str__(self) -> str:
-        parts = (self._achieved(), self._refinement(), self._steps(), self._layers(), self._removal())
+        parts = (self._achieved(), self._front(), self._refinement(), self._steps(), self._layers(), self._removal())
         return "\n".join(line for part in parts for line in part)
 
     def _achieved(self) -> Iterator[str]:
@@ -443,6 +462,16 @@ class Report(dict[str, Any]):
         for step in self["steps"]:
             loss, metric = _figure(step["loss"], 5), _figure(step["metric"], 4)
             yield f"{step['step']:<12} loss {loss}, {step['metric_name']} {metric}"
+
+    def _front(self) -> Iterator[str]:
+        told = self["solver"].get("front")
+        if told is None:
+            return
+        values = ", ".join(f"{name} {value:.5g}" for name, value in told["objectives"].items())
+        yield f"front        point {told['point']} of {told['of']}, hypervolume {told['hypervolume']:.6g}"
+        yield f"searched     {values}"
+        if told["guard"] is not None:
+            yield f"guard half   {next(iter(told['objectives']))} {told['guard']:.5g}"
 
     def _refinement(self) -> Iterator[str]:
         told = self["solver"].get("refinement")
@@ -542,13 +571,17 @@ def _write_json(path: str | Path, told: Mapping[str, Any]) -> None:
         file.write(json.dumps(told, indent=1, allow_nan=False).encode())
 
 
-def told_of(instance: str, problem: BinaryQuadratic, result: Result) -> dict[str, Any]:
+def told_of(instance: str, problem: Any, result: Result) -> dict[str, Any]:
     """What `solve --json` tells: the result without its trace, and the instance it belongs to."""
     from prunesolve import __version__
     from prunesolve.problems.readers import native_objective
 
     native = None if result.objective is None else native_objective(problem, result.objective)
     told: dict[str, Any] = json.loads(result.to_json(trace=False))
+    if "front" in told:
+        facts = {"names": "objectives", "hypervolume": "hypervolume", "reference": "reference", "knee": "knee"}
+        told["front"] |= {name: told["details"].get(fact) for name, fact in facts.items()}
+        told["units"] = [list(label) for label in problem.labels or () if isinstance(label, tuple)]
     return told | {
         "instance": instance,
         "instance_hash": problem.hash,
@@ -561,9 +594,11 @@ def told_of(instance: str, problem: BinaryQuadratic, result: Result) -> dict[str
     }
 
 
-def _kept_units(problem: BinaryQuadratic, solution: Any) -> dict[str, list[int]] | None:
-    """{module path: original indices kept}, where the instance's labels are units."""
+def _kept_units(problem: Any, solution: Any) -> dict[str, list[int]] | None:
+    """{module path: original indices kept}, where the instance's labels are units, or `meta` lists its levels'."""
     labels = problem.labels
+    if solution is not None and isinstance(problem, LevelChoice) and "levels" in problem.meta:
+        return units_of_levels(problem.meta["levels"], solution)
     if solution is None or labels is None or not all(isinstance(x, tuple) and len(x) == 2 for x in labels):
         return None
     kept: dict[str, list[int]] = {str(layer): [] for layer, _ in labels}
@@ -571,6 +606,14 @@ def _kept_units(problem: BinaryQuadratic, solution: Any) -> dict[str, list[int]]
         if stays:
             kept[str(layer)].append(int(channel))
     return kept
+
+
+def units_of_levels(ladders: Sequence[Mapping[str, Any]], levels: Any) -> dict[str, list[int]]:
+    """{module path: original indices kept} at one level for each group, as `level-choice` lists them in `meta`."""
+    kept: dict[str, list[int]] = {}
+    for ladder, level in zip(ladders, levels, strict=True):
+        kept.setdefault(ladder["layer"], []).extend(ladder["channels"][: ladder["counts"][int(level)]])
+    return {layer: sorted(channels) for layer, channels in kept.items()}
 
 
 def prune(
@@ -611,7 +654,9 @@ def prune(
     formulation, solver : str or object
         By name, or with options set. A solver of black boxes ("refine", "swap-search", "tensor-train") takes the
         formulation as surrogate and evaluates the network itself on half of the data, after a quick refit where
-        `refit` is on; the other half guards against overfitting, see `bridges.torch.refinement.refined`.
+        `refit` is on; the other half guards against overfitting, see `bridges.torch.refinement.refined`. Of
+        "multi-objective" the front of loss and cost is searched, see `trade_off`: the point of least loss within the
+        budgets, which are then upper limits, or the knee where there are none.
     allocation : "auto"
         How many units each layer keeps: decided by the formulation under one budget for the whole network.
     layers : sequence of str, optional
@@ -652,21 +697,40 @@ def prune(
     >>> out.model[0].out_features, int(out.masks["0"].sum())
     (4, 4)
     """
-    asked = {name: value for name, value in (("keep", keep), ("params", params), ("macs", macs)) if value is not None}
-    check_asked(asked)
-    steps_after = _checked_choices(granularity, allocation, refit, repair)
+    given = {"keep": keep, "params": params, "macs": macs}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     chosen, searcher = _formulation(formulation), _solver(solver, {})
+    steps_after = checked_choices(granularity, allocation, refit, repair)
+    if asked or chosen.name != "multi-objective":
+        check_asked(asked)
+    if chosen.name == "multi-objective":
+        from .pareto import trade_off
+
+        found = trade_off(
+            model,
+            data,
+            objectives=("loss", *chosen.costs),
+            formulation=chosen,
+            solver=solver,
+            layers=layers,
+            refit=bool(refit),
+            loss=loss,
+            metric=metric,
+            device=device,
+            time_limit=time_limit,
+            seed=seed,
+        )
+        return found.pick(**asked, repair=repair)
     from prunesolve.bridges.torch.data import Batches
     from prunesolve.bridges.torch.evaluate import placed
-    from prunesolve.bridges.torch.masks import masks as masks_of
     from prunesolve.bridges.torch.refinement import evaluates, refined
 
-    clock = _Clock()
+    clock = Clock()
     dense, batches = placed(model, device), Batches(data)
     stats = measure(dense, batches, layers=layers, loss=loss)
     clock.tick("measure")
     problem = chosen.encode(stats, **asked)
-    if evaluates(searcher):
+    if evaluates(searcher) and isinstance(problem, BinaryQuadratic):
         search = partial(
             refined, dense, batches, stats.groups, problem, searcher, loss=loss, metric=metric, refit=bool(refit)
         )
@@ -674,7 +738,37 @@ def prune(
         search = partial(searcher.solve, problem)
     result = _solved(problem, search, seed, time_limit)
     clock.tick("solve")
-    selection, example = chosen.decode(stats, result.solution), batches.example()
+    selection = chosen.decode(stats, result.solution)
+    work = Work(model, dense, batches, stats, loss, metric)
+    return carried_out(work, selection, problem, result, asked=asked, steps_after=steps_after, clock=clock)
+
+
+class Work(NamedTuple):
+    """What a selection is carried out on: the caller's model, the same where it is computed, and data."""
+
+    model: Any
+    dense: Any
+    batches: Any
+    statistics: Statistics
+    loss: Callable[..., Any] | None
+    metric: Callable[..., Any] | None
+
+
+def carried_out(
+    work: Work,
+    selection: Selection,
+    problem: BinaryQuadratic,
+    result: Result,
+    *,
+    asked: Mapping[str, Any],
+    steps_after: Sequence[tuple[str, Callable[..., Any]]],
+    clock: Clock,
+) -> PruneResult:
+    """Mask, remove, check that the two are the same, then the steps after the removal; judged after each."""
+    from prunesolve.bridges.torch.masks import masks as masks_of
+
+    model, dense, batches, stats, loss, metric = work
+    example = batches.example()
     masked = apply_masks(copy.deepcopy(dense), masks_of(selection, dense))
     removed = shrink(dense, selection, example)
     check = verify(masked, removed, example)
@@ -699,7 +793,7 @@ def prune(
         model=removed,
         result=result,
         report=Report(
-            asked=asked,
+            asked=dict(asked),
             achieved=_achieved(dense, removed, selection, example),
             steps=steps,
             layers={group: list(counts) for group, counts in selection.counts.items()},
@@ -712,7 +806,7 @@ def prune(
             },
             solver={"solver": result.solver, "status": str(result.status), "objective": result.objective}
             | {"bound": result.bound, "gap": result.gap, "seed": result.seed}
-            | {name: result.details[name] for name in ("picked", "added_back", "refinement") if name in result.details},
+            | {name: result.details[name] for name in _TOLD if name in result.details},
             seconds=clock.seconds,
         ),
         selection=selection,
@@ -720,6 +814,10 @@ def prune(
         statistics=stats,
         example=example,
     )
+
+
+# details of a result that the report repeats
+_TOLD = ("picked", "added_back", "refinement", "front")
 
 
 def _formulation(formulation: Any) -> Any:
@@ -732,14 +830,16 @@ def _formulation(formulation: Any) -> Any:
     raise InvalidProblem(f"formulation: expected a name or a Formulation, got {type(formulation).__name__}")
 
 
-def _solved(problem: BinaryQuadratic, search: Callable[..., Result], seed: int, time_limit: float | None) -> Result:
-    """A feasible result that leaves no budget unspent."""
+def _solved(problem: Any, search: Callable[..., Result], seed: int, time_limit: float | None) -> Result:
+    """A feasible result that leaves no budget unspent, as far as single units can be added."""
     result = search(seed=seed, time_limit=time_limit)
     if result.details.get("interrupted"):
         # the search keeps its incumbent at Ctrl-C; who interrupts the whole way wants it to end
         raise KeyboardInterrupt
     if not result.feasible:
         raise SolverFailed(f"{result.solver}: {result.status.value}", result)
+    if not isinstance(problem, BinaryQuadratic):
+        return result
     keep = spend_rest(problem, result.solution)
     added = int(keep.sum() - result.solution.sum())
     if not added:
@@ -792,7 +892,9 @@ def _fits(problem: BinaryQuadratic, keep: Any) -> Any:
     return fits
 
 
-def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dict[str, list[int]]:
+def apply_result(
+    model: Any, told: Mapping[str, Any], folder: str | Path, index: int | None = None
+) -> dict[str, list[int]]:
     """Apply what `solve --out` wrote to the model it was measured on: masks.safetensors and the smaller model.
 
     Parameters
@@ -803,6 +905,8 @@ def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dic
         The JSON object of a result, with `kept_units` and, in `instance_meta`, the `example` of its instance.
     folder : path
         Where masks and model go.
+    index : int, optional
+        A point of the front, where the result has one; default its knee.
 
     Returns
     -------
@@ -820,16 +924,32 @@ def apply_result(model: Any, told: Mapping[str, Any], folder: str | Path) -> dic
     from prunesolve.bridges.torch.masks import save_masks
     from prunesolve.bridges.torch.shrink import save_model
 
+    told = told if index is None else _point_of(told, index)
     kept, meta = _checked_units(told)
     example = _example_like(meta["example"])
     found = find_groups(model, example, layers=meta.get("layers")).groups
-    selection = _selection_of(kept, told.get("n"), [g for g in found if g.layer in kept])
+    n = sum(len(ladder["channels"]) for ladder in meta["levels"]) if "levels" in meta else told.get("n")
+    selection = _selection_of(kept, n, [g for g in found if g.layer in kept])
     removed = shrink(model, selection, example)
     with whole_folder(folder, replaces=_MODEL_FILES) as place:
         save_masks(masks_of(selection, model), place / "masks.safetensors")
         save_model(removed, place, example)
     before, after = count(model, example), count(removed, example)
     return {name: [after[name], before[name]] for name in before}
+
+
+def _point_of(told: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The result as if that point of its front were its solution."""
+    front, units = told.get("front"), told.get("units")
+    if not isinstance(front, dict) or not units:
+        raise InvalidProblem("--index: expected a result with a front over units, got one without")
+    points = [point["kept"] for point in told["points"]] if "points" in told else front["solutions"]
+    if not -len(points) <= index < len(points):
+        raise InvalidProblem(f"--index: expected a point of the front, 0 to {len(points) - 1}, got {index}")
+    kept: dict[str, list[int]] = {layer: [] for layer, _ in units}
+    for unit in points[index]:
+        kept[units[unit][0]].append(units[unit][1])
+    return {**told, "kept_units": kept, "n": len(units)}
 
 
 def _checked_units(told: Mapping[str, Any]) -> tuple[dict[str, list[int]], dict[str, Any]]:
@@ -877,7 +997,7 @@ def _example_like(described: Any) -> Any:
     return made[0] if len(made) == 1 else tuple(made)
 
 
-class _Clock:
+class Clock:
     """Seconds of each stage."""
 
     def __init__(self) -> None:
@@ -885,12 +1005,13 @@ class _Clock:
         self._last = time.perf_counter()
 
     def tick(self, stage: str) -> None:
+        """The stage ends now."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
 
-def _checked_choices(
+def checked_choices(
     granularity: str, allocation: str, refit: bool | str, repair: Sequence[str] | None
 ) -> list[tuple[str, Callable[..., Any]]]:
     """The steps after the removal, in order; choices that do not exist are refused by name."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from prunesolve.problems import InvalidProblem
 from prunesolve.problems._npz import whole_file
 
@@ -59,12 +61,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) under a label; `style` is the place in the palette, shared by all curves of one thing."""
+    """Points (x, y) under a label; `style` is the place in the palette, shared by all curves of one thing.
+
+    `joined` draws a line through them; `size` is that of the markers in points, by default that of the figure.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     style: int = 0
+    joined: bool = True
+    size: float | None = None
 
 
 def write_report(
@@ -212,8 +219,96 @@ def lines(
 
 def _draw(axis: Any, curve: Curve, steps: bool) -> None:
     colour, marker = PALETTE[curve.style % len(PALETTE)], MARKERS[curve.style % len(MARKERS)]
-    shape = {"drawstyle": "steps-post", "markersize": 3} if steps else {"markersize": 5}
+    shape: dict[str, Any] = {"drawstyle": "steps-post", "markersize": 3} if steps else {"markersize": 5}
+    if curve.size is not None:
+        shape["markersize"] = curve.size
+    if not curve.joined:
+        shape["linestyle"] = "none"
     axis.plot(curve.x, curve.y, color=colour, marker=marker, label=curve.label, **shape)
+
+
+def front_figure(
+    front: Any,
+    *,
+    names: Sequence[str],
+    scales: Sequence[float],
+    knee: int,
+    guard: Any = None,
+    baselines: Mapping[str, Any] | None = None,
+) -> Figure:
+    """A front, one panel for each cost: the error of its points, on data the search never saw too, and where it began.
+
+    Parameters
+    ----------
+    front : (p, m) float
+        The objectives, the error first.
+    names : sequence of m str
+        Axis labels.
+    scales : sequence of m float
+        What each objective is multiplied by, to be in the label's unit.
+    knee : int
+        The point to be marked.
+    guard : (p,) float, optional
+        The error on other data.
+    baselines : {label: (q, m) float}, optional
+        What to compare with.
+    """
+    values = np.asarray(front) * scales
+    others = {label: np.asarray(path) * scales for label, path in (baselines or {}).items()}
+    panels = {}
+    for cost in range(1, values.shape[1]):
+        curves = [_along(label, path, cost, 2 + i) for i, (label, path) in enumerate(others.items()) if len(path)]
+        if guard is not None:
+            unseen = np.column_stack([np.asarray(guard) * scales[0], values[:, 1:]])
+            curves.append(_along("front, guard half", unseen, cost, 1, joined=False))
+        curves.append(_along("front", values, cost, 0, joined=values.shape[1] == 2))
+        curves.append(Curve("knee", [values[knee, cost]], [values[knee, 0]], 5, joined=False, size=9))
+        panels[names[cost].partition(" / ")[0].capitalize()] = curves
+    errors = np.concatenate([values[:, 0], *(path[:, 0] for path in others.values())])
+    return lines(
+        panels,
+        title="The front",
+        x=_common([name.partition(" / ")[2] for name in names[1:]], names),
+        y=names[0],
+        log_y=bool(errors.min() > 0 and errors.max() > _WIDE * errors.min()),
+        note="No point of the front is beaten in every objective by another one that was evaluated."
+        + ("" if guard is None else " The guard half of the data took no part in the search."),
+    )
+
+
+_WIDE = 20.0  # errors this many times apart need a logarithmic axis
+
+
+def _along(label: str, values: Any, cost: int, style: int, joined: bool = True) -> Curve:
+    order = np.argsort(values[:, cost], kind="stable")
+    return Curve(label, values[order, cost], values[order, 0], style, joined=joined, size=4)
+
+
+def _common(units: Sequence[str], names: Sequence[str]) -> str:
+    """The axis label that the panels share."""
+    return units[0] if len(set(units)) == 1 and units[0] and len(units) > 1 else names[1]
+
+
+def hypervolume_figure(trace: Sequence[Any], *, baselines: Mapping[str, float]) -> Figure:
+    """How the volume that a front dominates grew with the evaluations.
+
+    Parameters
+    ----------
+    trace : sequence of TraceRow
+        Of a result with several objectives, whose objective is minus the hypervolume.
+    baselines : {label: hypervolume}
+        Drawn as horizontal lines, two at most.
+    """
+    steps = [(row[1], -row[2]) for row in trace if row[2] is not None]
+    return lines(
+        {"": [Curve("front", [e for e, _ in steps], [v for _, v in steps])]},
+        title="Hypervolume against evaluations",
+        x="evaluations",
+        y="hypervolume",
+        references=baselines,
+        steps=True,
+        note="The volume between the front and the reference point; more is better.",
+    )
 
 
 Kept = Mapping[str, Mapping[str, tuple[int, int]]]

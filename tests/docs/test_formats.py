@@ -28,6 +28,11 @@ def written(tmp_path_factory):
     out = ps.prune(net, [(inputs, torch.arange(16) % 3)], macs=0.6, solver="greedy")
     out.save(folder)
     out.statistics.save(folder / "stats.npz")
+    levels = ps.formulations.KeepCounts(levels=3).encode(out.statistics, macs=0.6)
+    levels.save(folder / "levels.npz")
+    ps.formulations.MultiObjectiveSelection().encode(out.statistics).save(folder / "several.npz")
+    data = [(inputs, torch.arange(16) % 3)]
+    ps.trade_off(net, data, objectives=("reconstruction", "params"), evaluations=20).save(folder)
     return folder
 
 
@@ -43,15 +48,26 @@ def test_json_keys(written, file, section):
     assert {*told, *inner} - {"format", "kind"} <= names(section)
 
 
+def test_keys_of_a_front(written):
+    told = json.loads((written / "front.json").read_text())
+    inner = [*told["front"], *told["points"][0], *told["points"][0]["costs"]]
+    assert {*told, *inner} <= names("Fronts: JSON") | names("Results: JSON")
+
+
 @pytest.mark.parametrize(
     ("file", "section"),
     [
         ("instance.npz", "Problems: `.npz`, kind `binary-quadratic`"),
         ("stats.npz", "Statistics: `.npz`, kind `statistics`"),
+        ("levels.npz", "Choices of levels: `.npz`, kind `level-choice`"),
+        ("several.npz", "Several objectives: `.npz`, kind `multi-objective`"),
     ],
 )
 def test_arrays(written, file, section):
     # {g} and the like stand for a number or a name
-    patterns = [re.sub(r"\\{\w\\}", r"\\w+", re.escape(name)) for name in names(section) | {"format", "kind"}]
+    told = names(section) | {"format", "kind"}
+    parts = "Problems: `.npz`, kind `binary-quadratic`"
+    told |= {f"part{{i}}.{name}" for name in names(parts)} if "part{i}.{name}" in told else set()
+    patterns = [re.sub(r"\\{\w\\}", r"\\w+", re.escape(name)) for name in told]
     with np.load(written / file) as arrays:
         assert [name for name in arrays.files if not any(re.fullmatch(pattern, name) for pattern in patterns)] == []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from prunesolve.problems import InvalidProblem
-from prunesolve.report import Curve, Table, counts, lines, write_report
+from prunesolve.report import Curve, Table, counts, front_figure, hypervolume_figure, lines, write_report
 
 TABLE = Table(
     "Rows & <columns>",
@@ -137,3 +139,40 @@ def test_report_loads_matplotlib_only_to_draw():
     code = "import sys, prunesolve.report; print([m for m in ('matplotlib', 'torch', 'pandas') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+FRONT = np.array([[0.1, 100.0, 9.0], [0.2, 60.0, 7.0], [4.0, 10.0, 1.0]])
+
+
+def texts(figure):
+    return {e.text for e in ElementTree.fromstring(figure.svg).iter() if e.tag.endswith("text")}
+
+
+def test_a_front_is_drawn_with_what_it_is_compared_to():
+    drawn = front_figure(
+        FRONT[:, :2],
+        names=("loss", "parameters / %"),
+        scales=(1.0, 1.0),
+        knee=1,
+        guard=[0.15, 0.2, math.nan],
+        baselines={"removal path": FRONT[:, :2] * 1.1, "none found": FRONT[:0, :2]},
+    )
+    assert {"front", "front, guard half", "knee", "removal path", "Parameters", "parameters / %", "loss"} <= texts(
+        drawn
+    )
+    assert "none found" not in texts(drawn)
+    assert "guard half" in drawn.note
+    plain = front_figure(FRONT[:, :2], names=("loss", "parameters / %"), scales=(1.0, 1.0), knee=1)
+    assert "front, guard half" not in texts(plain)
+    assert "guard" not in plain.note
+
+
+def test_two_costs_take_two_panels():
+    names = ("loss", "parameters / % of the dense network", "multiply-adds / % of the dense network")
+    drawn = front_figure(FRONT, names=names, scales=(1.0, 1.0, 10.0), knee=0)
+    assert {"Parameters", "Multiply-adds", "% of the dense network"} <= texts(drawn)
+
+
+def test_the_hypervolume_is_drawn_over_evaluations():
+    drawn = hypervolume_figure([(0.1, 5, -1.0, None), (0.2, 9, -3.0, None)], baselines={"removal path alone": 2.0})
+    assert {"evaluations", "hypervolume", "front", "removal path alone"} <= texts(drawn)
