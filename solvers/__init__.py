@@ -30,6 +30,23 @@ _TABLE = {
     "swap-search": ("swap_search", "SwapSearch", "Swaps on a black box, ranked by its surrogate, cheap batches first."),
     "tensor-train": ("tensor_train", "TensorTrain", "Learns a probability tensor over feasible points of a black box."),
     "refine": ("refine", "Refine", "Solves the surrogate of a black box, then refines its answer by evaluations."),
+    "dynamic-programming": (
+        "dynamic_programming",
+        "DynamicProgramming",
+        "The best levels within a budget, or the whole front of error and cost, proved.",
+    ),
+    "level-switch": ("level_switch", "LevelSwitch", "Switches levels of a black box up and down within its budget."),
+    "coefficient-search": (
+        "coefficient_search",
+        "CoefficientSearch",
+        "Weighs the layers of a dynamic program so that its answer is best on a black box.",
+    ),
+    "nsga2": ("nsga2", "Nsga2", "Evolves the front of several objectives, every point within the constraints."),
+    "emo-dir": (
+        "emo_dir",
+        "EmoDir",
+        "Divide and conquer: a front for each sub-network, joined by impairment.",
+    ),
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }

@@ -49,6 +49,12 @@ class Evaluations:
             self.values(run.start)
 
     @property
+    def stages(self) -> list[int]:
+        """1, 2, 4, ... batches and all of them: the looks of a successive halving."""
+        batches = len(self.box.shares)
+        return [*(2**i for i in range(batches.bit_length()) if 2**i < batches), batches]
+
+    @property
     def left(self) -> float:
         """Evaluations left, inf without a limit."""
         return self.run.evaluations_left - (self._account.spent - self._account.counted)

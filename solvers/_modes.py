@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, BlackBox, LevelTuples
+from prunesolve.problems import BinaryQuadratic, BlackBox, LevelTuples, Selections
 from prunesolve.problems._arrays import Floats, Indices
 
 from ._count_state import CountStates, ProbabilityTensor, in_order, of_levels, of_selections
@@ -42,6 +42,7 @@ class Modes:
         """The modes of some coordinates of a selection, or of all of a level tuple."""
         if isinstance(box.space, LevelTuples):
             return cls(box, base, np.arange(box.n), of_levels(box.space))
+        assert isinstance(box.space, Selections)
         chosen = in_order(box.space, chosen)
         return cls(box, base, chosen, of_selections(box.space, chosen, base))
 

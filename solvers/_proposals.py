@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, BlackBox, GroupBounds, LevelTuples, Selections
+from prunesolve.problems import BinaryQuadratic, BlackBox, GroupBounds, LevelChoice, LevelTuples, Selections
 from prunesolve.problems._arrays import Bits, Floats, Indices
 from prunesolve.problems.couplings import Blocks
 
 from ._base import Run
+from ._level_space import LevelSpace, even
 from ._start import feasible_start
 
 _BREADTH = 512  # units on either side that single swaps are made of
@@ -288,8 +289,9 @@ class LevelMoves(Moves):
     """
 
     def __init__(self, box: BlackBox) -> None:
-        assert isinstance(box.space, LevelTuples)
+        assert isinstance(box.space, (LevelTuples, LevelChoice))
         self.box, self.space, self.surrogate = box, box.space, box.surrogate
+        self.totals = LevelSpace(box.space)
         self.sizes_of = self.space.sizes
         self.first = np.concatenate([[0], np.cumsum(self.sizes_of)])
         self.cost = np.concatenate(self.space.cost).astype(np.float64)
@@ -300,7 +302,7 @@ class LevelMoves(Moves):
 
     def start(self, run: Run) -> Any:
         """Some tuple that meets the budget, no coordinate far from its mean cost where that can be."""
-        return _even_levels(self.space)
+        return even(self.space)
 
     def measure(self, x: Indices) -> None:
         """Count the surrogate's predictions in standard deviations of single switches at x (L,)."""
@@ -345,7 +347,7 @@ class LevelMoves(Moves):
         slots = self.first[where] + points[np.arange(len(points)), where]
         return points, sum(width for _, width in self.blocks) - len(self.cost) + slots, np.ones(len(points))
 
-    def _switched(self, x: Indices) -> tuple[Indices, Indices, Indices]:
+    def _switched(self, x: Indices) -> tuple[Indices, Indices, Floats]:
         """Every tuple (m, L) with one other level, in the budget or not, its coordinate (m,) and what it costs more."""
         where = np.repeat(np.arange(self.space.n), self.sizes_of)
         level = np.arange(len(where)) - self.first[where]
@@ -353,18 +355,17 @@ class LevelMoves(Moves):
         where, level = where[other], level[other]
         points = np.repeat(x[None], len(where), axis=0)
         points[np.arange(len(where)), where] = level
-        cost = self.cost[self.first[where] + level] - self.cost[self.first[where] + x[where]]
-        return points, where, cost.astype(np.int64)
+        return points, where, self.totals.spent(points) - self.totals.spent(x[None])
 
     def _ordered(self, x: Indices, theta: Floats, frozen: Bits | None = None) -> Iterator[Indices]:
         points, where, cost = self._switched(x)
         change = self.features(x, points) @ theta if len(points) else np.zeros(0)
         may = np.ones(len(points), dtype=bool) if frozen is None else ~frozen[where]
-        slack = self.space.budget - int(self.space.spent(x))
+        spent = self.totals.spent(x[None])
         a, b = np.triu_indices(len(points), 1)
-        both = (where[a] != where[b]) & may[a] & may[b] & self._fits(cost[a] + cost[b], slack)
+        both = (where[a] != where[b]) & may[a] & may[b] & self._may_fit(spent + cost[a] + cost[b])
         a, b = a[both], b[both]
-        alone = np.flatnonzero(may & self._fits(cost, slack))
+        alone = np.flatnonzero(may & self.totals.fits(spent + cost))
         a, b = np.concatenate([a, alone]), np.concatenate([b, alone])
         total = np.where(a == b, change[a], change[a] + change[b])
         order = np.argsort(total, kind="stable")
@@ -373,9 +374,9 @@ class LevelMoves(Moves):
             moved = np.where(points[b[some]] != x, points[b[some]], points[a[some]])
             yield moved
 
-    def _fits(self, dearer: Indices, slack: int) -> Bits:
-        fits: Bits = dearer == slack if self.space.exact else dearer <= slack
-        return fits
+    def _may_fit(self, spent: Floats) -> Bits:
+        # the largest of the costs says nothing of two switches together; whoever takes a move asks the space again
+        return np.ones(len(spent), dtype=bool) if self.totals.largest else self.totals.fits(spent)
 
     def _drawn(self, x: Indices, rng: np.random.Generator, count: int) -> Indices:
         moves = np.concatenate([*self._ordered(x, np.zeros(sum(width for _, width in self.blocks))), x[None]])
@@ -404,23 +405,6 @@ def _within_parts(out: Indices, come: Indices, part: Indices) -> Indices:
     """Pairs of the first few of either side that lie in the same part."""
     few = [_grid(out[part[out] == p][:_STEP], come[part[come] == p][:_STEP]) for p in np.unique(part[out])]
     return np.concatenate([np.zeros((0, 2), dtype=np.int64), *few])
-
-
-def _even_levels(space: LevelTuples) -> Indices:
-    """A tuple of the budget, or of the largest total below it, with little spread: min sum_l (cost_l - mean_l)^2."""
-    target = int(space.budget) if space.exact else int(space.totals[space.totals <= space.budget].max())
-    mean = np.array([c.mean() for c in space.cost])
-    wanted = mean * (target / max(mean.sum(), 1e-12))
-    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
-    for cost, goal in zip(space.cost, wanted, strict=True):
-        step: dict[int, tuple[float, tuple[int, ...]]] = {}
-        for spent, (error, levels) in best.items():
-            for level, c in enumerate(cost.tolist()):
-                told = (error + (c - goal) ** 2, (*levels, level))
-                if spent + c <= target and (spent + c not in step or told < step[spent + c]):
-                    step[spent + c] = told
-        best = step
-    return np.array(best[target][1], dtype=np.int64)
 
 
 def moves_of(box: BlackBox, free: Bits) -> Moves:

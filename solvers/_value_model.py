@@ -1,8 +1,8 @@
 r"""What points are worth: Gaussian process regression on the values that were evaluated.
 
-f(x) = (1 + g) surrogate(x) + constant + r(x). r has effects of single bits, of pairs and of triples of bits, alike
-likely a priori within each order, so that the sum over all of them is a polynomial in the overlap t = c(x) . c(y) of
-two points' codes in {-1, 1}^N:
+f(x) = (1 + g) . surrogate(x) + constant + r(x), the surrogate in one part or in several. r has effects of single bits,
+of pairs and of triples of bits, alike likely a priori within each order, so that the sum over all of them is a
+polynomial in the overlap t = c(x) . c(y) of two points' codes in {-1, 1}^N:
 
     k(x, y) = v_0 + v_1 e_1 / N + v_2 e_2 / C(N, 2) + v_3 e_3 / C(N, 3),
     e_1 = t,   e_2 = (t^2 - N) / 2,   e_3 = (t^3 - (3 N - 2) t) / 6
@@ -49,7 +49,7 @@ class ValueModel:
         self._width = n
         self._variances = np.array([_FIRST[name] for name in ("noise", "single", "pair", "triple", "surrogate")])
         self._codes: Floats = np.zeros((0, width))
-        self._guesses: Floats = np.zeros(0)
+        self._guesses: Floats = np.zeros((0, 1))
         self._values: Floats = np.zeros(0)
         self._root: Floats = np.zeros((0, 0))  # the inverse of the covariance's Cholesky factor
         self._dual: Floats = np.zeros(0)
@@ -57,11 +57,13 @@ class ValueModel:
         self._fitted_at = 0
 
     def learn(self, codes: Floats, guesses: Floats, values: Floats) -> None:
-        """Take in the values (m,) of points with codes (m, N) that the surrogate guessed (m,); none that is inf."""
-        told = np.isfinite(values)
+        """Take in the values (m,) of points with codes (m, N), guesses (m,) or in parts (m, g); none that is inf."""
+        told, guesses = np.isfinite(values), _parts(guesses)
         if not told.any():
             return
         known = len(self._values)
+        if not known:
+            self._guesses = np.zeros((0, guesses.shape[1]))
         self._codes = np.concatenate([self._codes, codes[told]])
         self._guesses = np.concatenate([self._guesses, guesses[told]])
         self._values = np.concatenate([self._values, values[told]])
@@ -78,16 +80,34 @@ class ValueModel:
         self._scale = math.sqrt(float(whitened @ whitened) / len(targets))
 
     def mean(self, codes: Floats, guesses: Floats) -> Floats:
-        """(p,) posterior mean at points with codes (p, N) and guesses (p,)."""
-        mean: Floats = guesses + self._level + self._unit * (self._covariance(codes, guesses) @ self._dual)
+        """(p,) posterior mean at points with codes (p, N) and guesses (p,) or (p, g)."""
+        guesses = _parts(guesses)
+        if not len(self._values):
+            return np.asarray(guesses.sum(axis=1))
+        mean: Floats = guesses.sum(axis=1) + self._level + self._unit * (self._covariance(codes, guesses) @ self._dual)
         return mean
 
     def deviation(self, codes: Floats, guesses: Floats) -> Floats:
         """(p,) posterior standard deviation."""
-        known = self._covariance(codes, guesses) @ self._root.T
-        prior = _CONSTANT + self._variances[1:4].sum() + self._guided * self._variances[4] * guesses**2
-        variance = prior - (known**2).sum(axis=1)
+        guesses = _parts(guesses)
+        prior = _CONSTANT + self._variances[1:4].sum() + self._guided * self._variances[4] * (guesses**2).sum(axis=1)
+        variance = np.broadcast_to(prior, len(guesses))
+        if len(self._values):
+            known = self._covariance(codes, guesses) @ self._root.T
+            variance = variance - (known**2).sum(axis=1)
         return self._unit * self._scale * np.sqrt(np.maximum(variance, 0.0))
+
+    def blank(self) -> ValueModel:
+        """A model of the same variances that has seen nothing."""
+        model = ValueModel(self._codes.shape[1], self._guided)
+        model._variances, model._fitted_at = self._variances.copy(), self._fitted_at
+        return model
+
+    @property
+    def evidence(self) -> float:
+        """Log marginal likelihood of the values, up to a constant that guesses and variances do not change."""
+        targets = self._targets()
+        return _evidence(self._grams(), self._variances, targets) - len(targets) * math.log(self._unit)
 
     def _forget(self) -> None:
         lowest = np.argsort(self._values, kind="stable")[:_WINDOW]
@@ -99,7 +119,7 @@ class ValueModel:
         rises = self._values - least
         quartile = float(np.quantile(rises, 0.75))
         cut = np.minimum(rises, _OUTLIER * quartile) if len(rises) >= _TOLD and quartile > 0.0 else rises
-        missed = least + cut - self._guesses
+        missed = least + cut - self._guesses.sum(axis=1)
         self._level = float(np.median(missed))
         self._unit = float(np.abs(missed - self._level).max()) or 1.0
         targets: Floats = (missed - self._level) / self._unit
@@ -112,14 +132,14 @@ class ValueModel:
         a, b, c = self._variances[1:4] / self._parts
         k = ((c * t + b) * t + (a - c * (3 * self._width - 2))) * t + (_CONSTANT - b * self._width)
         if self._guided:
-            k += self._variances[4] * np.outer(guesses, self._guesses)
+            k += self._variances[4] * (guesses @ self._guesses.T)
         return k
 
     def _grams(self) -> Floats:
         """(5, m, m) what each variance is a factor of."""
         t, n = self._codes @ self._codes.T, self._width
         single, pair, triple = np.array([t, t * t - n, t**3 - (3 * n - 2) * t]) / self._parts[:, None, None]
-        guessed = self._guided * np.outer(self._guesses, self._guesses)
+        guessed = self._guided * (self._guesses @ self._guesses.T)
         return np.array([np.eye(len(t)), single, pair, triple, guessed])
 
     def _fit(self, targets: Floats) -> None:
@@ -144,6 +164,11 @@ class ValueModel:
         side = rows[:, :known] @ root.T
         last = np.linalg.inv(np.linalg.cholesky(corner - side @ side.T))
         self._root = np.block([[root, np.zeros((known, len(rows)))], [-last @ side @ root, last]])
+
+
+def _parts(guesses: Floats) -> Floats:
+    """(m, g) guesses, one part where they are told in one."""
+    return guesses[:, None] if guesses.ndim == 1 else guesses
 
 
 def _evidence(grams: Floats, variances: Floats, targets: Floats) -> float:

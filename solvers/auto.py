@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, LowRank
+from prunesolve.problems import BinaryQuadratic, LevelChoice, LowRank, MultiObjective
 
-from . import _branching
+from . import _branching, get
 from ._base import Run, Solver, Status
 from ._descent import descend, prepare
 from ._search import Search
@@ -34,7 +34,9 @@ class Auto(Solver):
       earlier, then `swap-tabu` from there, whose swaps cross the blocks;
     - a form that is positive semidefinite, under a cardinality alone: a short branch and bound, which often proves the
       optimum at once, then as below from what it found;
-    - any other: `swap-annealing`.
+    - any other: `swap-annealing`;
+    - several objectives: `nsga2`;
+    - a choice of levels: `dynamic-programming` where it takes the costs, else `level-switch`.
 
     The choice follows the problem and the declared limits, never measured time. `details["picked"]` names it.
 
@@ -54,14 +56,15 @@ class Auto(Solver):
     threads: int = 1
 
     name: ClassVar[str] = "auto"
+    accepts: ClassVar[tuple[type[Any], ...]] = (BinaryQuadratic, MultiObjective, LevelChoice)
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
 
-    def _prepare(self, problem: BinaryQuadratic) -> None:
+    def _prepare(self, problem: Any) -> None:
         picked, _ = _pick(problem, self.threads)
         picked._prepare(problem)
-        if isinstance(picked, Exact):
+        if isinstance(picked, Exact) or not isinstance(problem, BinaryQuadratic):
             return
         prepare(problem)
         if splits(problem):
@@ -69,10 +72,10 @@ class Auto(Solver):
         elif _promises_a_proof(problem):
             Exact()._prepare(problem)
 
-    def _search(self, problem: BinaryQuadratic, run: Run) -> Status | None:
+    def _search(self, problem: Any, run: Run) -> Status | None:
         picked, reason = _pick(problem, self.threads)
         run.details["picked"] = f"{picked.name}: {reason}"
-        if isinstance(picked, Exact):
+        if isinstance(picked, Exact) or not isinstance(problem, BinaryQuadratic):
             return picked._search(problem, run)
         if Search.begin(problem, run) is None:
             return None
@@ -104,7 +107,14 @@ def _front_nodes(problem: BinaryQuadratic) -> int:
     return max(1, min(_FRONT_NODES, int(_FRONT_WORK / widest**2)))
 
 
-def _pick(problem: BinaryQuadratic, threads: int) -> tuple[Solver, str]:
+def _pick(problem: Any, threads: int) -> tuple[Solver, str]:
+    if isinstance(problem, MultiObjective):
+        return get("nsga2"), f"{problem.m} objectives"
+    if isinstance(problem, LevelChoice):
+        proves = get("dynamic-programming")
+        if proves.refuse(problem) is None:
+            return proves, "levels whose costs it joins exactly"
+        return get("level-switch"), "levels whose costs no dynamic program joins"
     if problem.n <= Exact().enumerate_up_to:
         return Exact(), f"{problem.n} units can be enumerated"
     if splits(problem):

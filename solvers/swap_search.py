@@ -185,7 +185,7 @@ class _Walk:
 
     def _round(self, x: Any, value: float, pool: Any) -> tuple[Any, float]:
         """The best of the pool and of its improvements joined, by successive halving; x itself if none is better."""
-        stages = [self.batches] if self.plain else _stages(self.batches)
+        stages = [self.batches] if self.plain else self.evaluations.stages
         for stage in stages:
             # the incumbent was paid for in full: to look at it again is free
             here = value if stage == self.batches else float(self.evaluations.partial(x, stage)[0])
@@ -240,9 +240,3 @@ class _Walk:
             drawn = self.moves.random(x, self.run.rng, 1, lambda points: np.zeros(len(points), dtype=bool))
             x = drawn[0] if len(drawn) else x
         return x
-
-
-def _stages(batches: int) -> list[int]:
-    """1, 2, 4, ... batches, and all of them."""
-    doubled = [2**i for i in range(batches.bit_length()) if 2**i < batches]
-    return [*doubled, batches]

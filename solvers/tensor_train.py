@@ -9,7 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, BlackBox, Budget, GroupBounds, InvalidProblem, Selections, unknown
+from prunesolve.problems import (
+    BinaryQuadratic,
+    BlackBox,
+    Budget,
+    GroupBounds,
+    InvalidProblem,
+    LevelChoice,
+    Selections,
+    unknown,
+)
 from prunesolve.problems._arrays import Floats
 
 from . import _kernels
@@ -130,6 +139,8 @@ class TensorTrain(Solver):
         reason = super().refuse(problem)
         if reason is not None:
             return reason
+        if isinstance(problem, BlackBox) and isinstance(problem.space, LevelChoice):
+            return f"{self.name} takes LevelTuples, whose costs are whole numbers, got a LevelChoice; see level-switch"
         if problem.of_kind(Budget):
             return f"{self.name} takes a Cardinality and GroupBounds, no Budget; choose levels per layer instead"
         if len(problem.of_kind(GroupBounds)) > 1:

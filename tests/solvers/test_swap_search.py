@@ -19,9 +19,10 @@ from prunesolve.problems import (
 )
 from prunesolve.solvers._base import Run
 from prunesolve.solvers._change_model import ChangeModel
+from prunesolve.solvers._evaluations import Evaluations
 from prunesolve.solvers._proposals import LevelMoves, UnitMoves
 from prunesolve.solvers._value_model import ValueModel
-from prunesolve.solvers.swap_search import SwapSearch, _stages
+from prunesolve.solvers.swap_search import SwapSearch
 from prunesolve.solvers.testing import check_solver
 
 RANKINGS = ("learned", "surrogate", "random", "halved")
@@ -170,7 +171,11 @@ def test_what_loses_a_look_costs_less_than_an_evaluation():
 
 
 def test_stages_double_up_to_all_batches():
-    assert [_stages(b) for b in (1, 2, 3, 4, 6, 16)] == [
+    def stages(batches):
+        box = BlackBox(Selections(2), lambda x, _: x[:, 0] * 1.0, None, np.ones(batches))
+        return Evaluations(box, Run(box, seed=0)).stages
+
+    assert [stages(b) for b in (1, 2, 3, 4, 6, 16)] == [
         [1], [1, 2], [1, 2, 3], [1, 2, 4], [1, 2, 4, 6], [1, 2, 4, 8, 16],
     ]  # fmt: skip
 
