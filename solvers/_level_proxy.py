@@ -55,7 +55,7 @@ class LevelProxy:
     @property
     def is_chain(self) -> bool:
         """Whether dynamic programming takes the costs."""
-        return isinstance(self._space, LevelTuples) or bool(self._space.is_chain)
+        return not isinstance(self._space, LevelChoice) or self._space.is_chain
 
     def optimum(self) -> Indices | None:
         """(L,) levels of least sum_l error[l][s_l], on a chain by dynamic programming; None where none were found."""

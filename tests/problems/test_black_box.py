@@ -110,7 +110,7 @@ def test_a_quadratic_problem_is_a_black_box_with_an_exact_surrogate():
         (lambda: Selections(2, [Cardinality(3)]), "k = 3 of n = 2"),
         (lambda: LevelTuples([[]], 0), "at least one level"),
         (lambda: LevelTuples([[-1, 2]], 2), "cost >= 0"),
-        (lambda: BlackBox(5, Counted()), "Selections or LevelTuples"),
+        (lambda: BlackBox(5, Counted()), "Selections, LevelTuples or LevelChoice"),
         (lambda: BlackBox(Selections(5), 3), "callable"),
         (lambda: BlackBox(Selections(5), Counted(), surrogate=3.0), "value"),
         (lambda: BlackBox(Selections(5), Counted(), surrogate=BinaryQuadratic(np.zeros(4))), "n = 5"),
