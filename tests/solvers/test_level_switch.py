@@ -17,7 +17,9 @@ SIZES = (4, 3, 4, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"ranking": "random"}, {"offspring": 1, "survivors": 1.0, "switches": 1}])
+@pytest.mark.parametrize(
+    "options", [{"ranking": "random"}, {"offspring": 1, "survivors": 1.0, "switches": 1, "evaluations": 200}]
+)
 def test_battery(options):
     # the defaults are in test_battery.py
     check_solver(LevelSwitch(**options))
