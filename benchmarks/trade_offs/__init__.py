@@ -1,0 +1,1 @@
+"""The parts of benchmarks/multi_objective.py, one module each."""
