@@ -129,3 +129,14 @@ def bits(name: str, values: Any, n: int) -> Bits:
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise InvalidProblem(f"{name}: expected zeros and ones, got other values; levels must be rounded first")
     return array.astype(np.bool_)
+
+
+def levels(name: str, values: Any, sizes: Indices) -> Indices:
+    """An int64 copy of one choice of levels (L,) or of rows (m, L), each from 0 to below its size; refuses others."""
+    array = np.array(values)
+    if array.ndim not in (1, 2) or array.shape[-1] != len(sizes):
+        raise InvalidProblem(f"{name}: expected levels of shape ({len(sizes)},), got {array.shape}")
+    chosen = integers(name, array, (None,) * array.ndim).copy()
+    if chosen.size and ((chosen < 0) | (chosen >= sizes)).any():
+        raise InvalidProblem(f"{name}: expected levels from 0 to {(sizes - 1).tolist()}, got others")
+    return chosen

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Bits, Floats, Indices, bits, floats, integers, whole
+from ._arrays import levels as checked_levels
 from ._errors import InvalidProblem
 from ._feasibility import check_together
 from .binary_quadratic import BinaryQuadratic, checked_constraints, checked_labels
@@ -148,13 +149,7 @@ class LevelTuples:
 
     def checked(self, name: str, x: Any) -> Indices:
         """An int copy of one tuple (L,) or of rows (m, L); refuses anything else."""
-        array = np.array(x)
-        if array.ndim not in (1, 2) or array.shape[-1] != self.n:
-            raise InvalidProblem(f"{name}: expected levels of shape ({self.n},), got {array.shape}")
-        levels = integers(name, array, (None,) * array.ndim).copy()
-        if levels.size and ((levels < 0) | (levels >= self.sizes)).any():
-            raise InvalidProblem(f"{name}: expected levels from 0 to {(self.sizes - 1).tolist()}, got others")
-        return levels
+        return checked_levels(name, x, self.sizes)
 
     def spent(self, x: Any) -> Any:
         """sum_l cost[l][s_l] of one tuple (L,), as an int, or of each row (m, L)."""

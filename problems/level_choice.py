@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ._arrays import Floats, Indices, floats, integers, number
+from ._arrays import levels as checked_levels
 from ._errors import InvalidProblem, unknown
 from ._npz import json_array, read, unpack, write
 from .binary_quadratic import checked_labels
@@ -123,13 +124,7 @@ class LevelChoice:
 
     def checked(self, name: str, x: Any) -> Indices:
         """An int copy of one choice (L,) or of rows (m, L); refuses anything else."""
-        array = np.array(x)
-        if array.ndim not in (1, 2) or array.shape[-1] != self.n:
-            raise InvalidProblem(f"{name}: expected levels of shape ({self.n},), got {array.shape}")
-        levels = integers(name, array, (None,) * array.ndim).copy()
-        if levels.size and ((levels < 0) | (levels >= self.sizes)).any():
-            raise InvalidProblem(f"{name}: expected levels from 0 to {(self.sizes - 1).tolist()}, got others")
-        return levels
+        return checked_levels(name, x, self.sizes)
 
     def value(self, x: Any) -> Any:
         """sum_l error[l][s_l] of one choice (L,) as a float, or of each row (m, L)."""

@@ -8,14 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import BlackBox, InvalidProblem, Selections
+from prunesolve.problems import BlackBox, InvalidProblem, LevelChoice, Selections
 from prunesolve.problems._arrays import Bits, Floats, Indices
 
+from ._base import Run
 from ._evaluations import Evaluations
 from ._level_model import LevelModel
+from ._level_proxy import LevelProxy
 
 _DOUBT = 1.0  # posterior deviations below its mean at which a point is rated
 _BARREN = 5  # generations in a row that find nothing new, after which the search ends
+
+
+def evolve(options: Any, problem: BlackBox | LevelChoice, run: Run, proposals: Callable[..., Any]) -> None:
+    """One run of a solver; `proposals(options, generations, proxy)` makes what proposes its points."""
+    box = BlackBox.of(problem)
+    evaluations = Evaluations(box, run)
+    proxy = LevelProxy(box, run)
+    first = proxy.starts() if run.start is None else np.array(run.start)[None]
+    if not len(first):
+        return
+    most = math.inf if run.evaluation_limit is not None or run.time_limit is not None else options.evaluations
+    generations = Generations(evaluations, options.offspring, options.survivors, most, proxy.errors)
+    generations.go(first, proposals(options, generations, proxy))
 
 
 class Generations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +11,7 @@ from prunesolve.problems import BlackBox, LevelChoice
 from prunesolve.problems._arrays import Floats, Indices
 
 from ._base import Run, Solver, Status
-from ._evaluations import Evaluations
-from ._generations import Generations, check_options, refusal
+from ._generations import Generations, check_options, evolve, refusal
 from ._level_proxy import LevelProxy
 from .dynamic_programming import DynamicProgramming
 
@@ -90,15 +88,7 @@ class CoefficientSearch(Solver):
         DynamicProgramming()._prepare(problem)
 
     def _search(self, problem: BlackBox | LevelChoice, run: Run) -> Status | None:
-        box = BlackBox.of(problem)
-        evaluations = Evaluations(box, run)
-        proxy = LevelProxy(box, run)
-        first = proxy.starts() if run.start is None else np.array(run.start)[None]
-        if not len(first):
-            return None
-        most = math.inf if run.evaluation_limit is not None or run.time_limit is not None else self.evaluations
-        generations = Generations(evaluations, self.offspring, self.survivors, most, proxy.errors)
-        generations.go(first, _Drawing(self, generations, proxy))
+        evolve(self, problem, run, _Drawing)
         return None
 
 

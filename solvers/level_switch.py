@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,8 +12,7 @@ from prunesolve.problems import BlackBox, LevelChoice, unknown
 from prunesolve.problems._arrays import Indices
 
 from ._base import Run, Solver, Status
-from ._evaluations import Evaluations
-from ._generations import Generations, check_options, refusal
+from ._generations import Generations, check_options, evolve, refusal
 from ._level_proxy import LevelProxy
 from .dynamic_programming import DynamicProgramming
 
@@ -96,15 +94,7 @@ class LevelSwitch(Solver):
         DynamicProgramming()._prepare(problem)
 
     def _search(self, problem: BlackBox | LevelChoice, run: Run) -> Status | None:
-        box = BlackBox.of(problem)
-        evaluations = Evaluations(box, run)
-        proxy = LevelProxy(box, run)
-        first = proxy.starts() if run.start is None else np.array(run.start)[None]
-        if not len(first):
-            return None
-        most = math.inf if run.evaluation_limit is not None or run.time_limit is not None else self.evaluations
-        generations = Generations(evaluations, self.offspring, self.survivors, most, proxy.errors)
-        generations.go(first, _Switching(self, generations, proxy))
+        evolve(self, problem, run, _Switching)
         return None
 
 
