@@ -10,8 +10,9 @@ TASK ?= classify
 demo: $(VENV)/.installed
 	$(BIN)/prunesolve demo --task $(TASK) --out demo-out
 
+# two workers of one thread each: torch's thread pools would wait for one another on two cores
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
