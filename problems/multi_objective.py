@@ -29,7 +29,7 @@ from .binary_quadratic import (
     problem_arrays,
     problem_from_arrays,
 )
-from .black_box import LevelTuples, Selections
+from .black_box import BlackBox, LevelTuples, Selections
 from .constraints import Constraint
 from .level_choice import LevelChoice
 
@@ -242,10 +242,7 @@ class MultiObjective:
             )
         return values
 
-    @staticmethod
-    def key(x: Any) -> bytes:
-        """What a checked point is remembered by."""
-        return np.packbits(x).tobytes() if x.dtype == np.bool_ else x.tobytes()
+    key = staticmethod(BlackBox.key)
 
     def points(self, keys: Sequence[bytes]) -> Any:
         """The points (p, n) that are remembered by these keys."""

@@ -394,9 +394,7 @@ def test_ctrl_c_in_the_search_ends_the_whole_way():
 
 
 @pytest.fixture(scope="module")
-def models(request):
-    if not (ROOT.parent / "shared" / "data").is_dir():
-        pytest.skip("no ../shared beside the checkout")
+def models(shared):
     spec = importlib.util.spec_from_file_location("models", ROOT / "benchmarks" / "models.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
