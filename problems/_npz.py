@@ -112,6 +112,13 @@ def kind_of(path: str | Path) -> str | None:
     return None
 
 
+def damaged(path: str | Path, error: BaseException) -> InvalidProblem:
+    """What is said of a file that is none of ours or not whole."""
+    return InvalidProblem(
+        f"{path}: expected an .npz of format {FORMAT!r}, got a truncated or foreign file or one with pickles ({error})"
+    )
+
+
 def read(path: str | Path, kind: str) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of a file that `write` made.
 
@@ -128,10 +135,7 @@ def read(path: str | Path, kind: str) -> dict[str, np.ndarray[Any, Any]]:
     except FileNotFoundError:
         raise
     except DAMAGED as error:
-        raise InvalidProblem(
-            f"{path}: expected an .npz of format {FORMAT!r}, got a truncated or foreign file or one with pickles "
-            f"({error})"
-        ) from None
+        raise damaged(path, error) from None
     found, held = str(arrays.pop("format", "none")), str(arrays.pop("kind", "none"))
     if found != FORMAT:
         raise InvalidProblem(f"{path}: expected format {FORMAT!r}, got {found!r}; write it with `.save`")

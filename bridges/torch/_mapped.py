@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunesolve.problems import InvalidProblem
-from prunesolve.problems._npz import DAMAGED, FORMAT, whole_file
+from prunesolve.problems._npz import DAMAGED, FORMAT, damaged, whole_file
 
 # a zip entry's local header: 30 bytes, of which the last four are the lengths of the name and of the extra field
 _LOCAL_HEADER = 30
@@ -38,10 +38,7 @@ def read_mapped(path: str | Path, kind: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except DAMAGED as error:
-        raise InvalidProblem(
-            f"{path}: expected an .npz of format {FORMAT!r}, got a truncated or foreign file or one with pickles "
-            f"({error})"
-        ) from None
+        raise damaged(path, error) from None
     if found != FORMAT or held != kind:
         raise InvalidProblem(f"{path}: expected a file of kind {kind!r} and format {FORMAT!r}, got {held!r}, {found!r}")
     return arrays
