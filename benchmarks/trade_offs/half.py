@@ -114,7 +114,9 @@ def evolved_units(case: Case, _: str) -> Any:
     from .units import seeds
 
     objectives = case.bench.objectives("macs")
-    problem = case.bench.problem(objectives, seeds(case.bench, objectives))
+    within = ps.Selections(case.bench.stats.n, CRITERIA["L1"].encode(case.bench.stats, macs=BUDGET).constraints)
+    starts = seeds(case.bench, objectives, BUDGET)
+    problem = case.bench.problem(objectives, starts[within.is_feasible(starts)]).replace(space=within)
     solver = solvers.get("nsga2", population=POPULATION)
     found = solver.solve(problem, seed=case.draw, evaluation_limit=case.evaluations).front
     return case.within(found.solutions, *found.objectives.T)
@@ -122,7 +124,14 @@ def evolved_units(case: Case, _: str) -> Any:
 
 def evolved_levels(case: Case, _: str) -> Any:
     dynamic = solvers.get("dynamic-programming", front=True)
-    problem = case.levels.multi_objective(case.searched, ("loss", "macs"), solver=dynamic, dtype=torch.bfloat16)
+    problem = case.levels.multi_objective(
+        case.searched,
+        ("loss", "macs"),
+        budget=BUDGET,
+        error=case.levels.losses(case.searched, dtype=torch.bfloat16),
+        solver=dynamic,
+        dtype=torch.bfloat16,
+    )
     solver = solvers.get("nsga2", population=POPULATION)
     found = solver.solve(problem, seed=case.draw, evaluation_limit=case.evaluations).front
     shares = found.objectives[:, 1] / case.levels.total("macs")

@@ -32,9 +32,10 @@ def greedy(bench: Bench, objectives: Objectives, method: str, evaluations: int) 
     return path[chosen], {}
 
 
-def seeds(bench: Bench, objectives: Objectives) -> np.ndarray:
-    """Half a population from each greedy path, evenly spread over the share of the parameters."""
+def seeds(bench: Bench, objectives: Objectives, most: float = 1.0) -> np.ndarray:
+    """Half a population from both greedy paths, evenly spread over the share of the cost up to the most."""
     paths = [path(bench.stats) for path in GREEDY.values()]
+    paths = [p[objectives.share(p) <= most + 1e-9] for p in paths]
     each = POPULATION // (2 * len(paths))
     rows = [p[thinned(np.stack([np.zeros(len(p)), objectives.share(p)], 1), each)] for p in paths]
     return np.unique(np.concatenate(rows), axis=0)

@@ -348,6 +348,8 @@ class Levels:
         data: Any,
         objectives: Sequence[str] = ("loss", "params"),
         *,
+        budget: float | None = None,
+        error: Sequence[Floats] | None = None,
         solver: Any = None,
         starts: int = _SWEEP,
         **options: Any,
@@ -359,7 +361,11 @@ class Levels:
         data : see `Batches`
             Samples with targets.
         objectives : sequence of "loss", "metric" and resources
-            The first cost names the space, without a limit; "metric" counts negatively.
+            The first cost names the space; "metric" counts negatively.
+        budget : float, optional
+            The most of the first cost, as in `choice`: a search that need not look above finds more below.
+        error : sequence of (S_l,), optional
+            As in `choice`, for the solver's front.
         solver : Solver, optional
             Gives a front of the sum of errors against the first cost, `DynamicProgramming(front=True)` for instance;
             its points join the starts.
@@ -379,7 +385,7 @@ class Levels:
         spent = [name for name in objectives if name in RESOURCES]
         if not spent:
             raise InvalidProblem(f"objectives: expected a cost among them ({', '.join(RESOURCES)}), got {objectives}")
-        space = self.choice(spent[0])
+        space = self.choice(spent[0], budget, error=error)
         evaluate = _Objectives(
             [
                 _Cost(self, name) if name in RESOURCES else self._true(data, options | {"objective": name})

@@ -341,6 +341,18 @@ def test_the_front_of_a_solver_joins_the_starts():
     assert choice.spent(fronts).min() < 0.3 * choice.budget
 
 
+def test_a_budget_bounds_the_space_and_its_starts():
+    net, data, levels = built("option-a")
+    front, error = solvers.get("dynamic-programming", front=True), levels.losses(data)
+    problem = levels.multi_objective(data, budget=0.6, error=error, solver=front)
+    dense = levels.choice("params").budget
+    assert problem.space.budget == pytest.approx(0.6 * dense)
+    assert len(problem.starts)
+    assert not problem.is_feasible(levels.dense)
+    assert max(problem.space.spent(problem.starts)) <= 0.6 * dense
+    np.testing.assert_array_equal(problem.space.error[0], error[0])
+
+
 # -- files
 
 
