@@ -40,6 +40,7 @@ from .measure import measure
 from .subnetworks import Subnetworks
 
 MEASURED = ("loss", "metric")
+_SHARES = 200  # densities that the uniform starts are taken from
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +202,9 @@ def over_levels(
     batches = Batches(data)
     levels = Levels.build(model, search_half(batches), stats.groups, resources=objectives[1:], progress=progress)
     choices = [levels.choice(resource) for resource in objectives[1:]]
+    if limits is not None and np.isfinite(limits[1]):
+        # no level tuple above the limit is ever tried
+        choices[0] = choices[0].replace(budget=min(float(limits[1]), choices[0].budget))
     evaluator = levels.evaluator(batches, guard=True, **measured.options)
 
     def evaluate(x: Any) -> Floats:
@@ -213,7 +217,7 @@ def over_levels(
     kinds = {
         "removal path": level_path(choices[0], starts),
         "dynamic programming": np.array(front),
-        "uniform density": _distinct([[levels.uniform(share) for share in np.linspace(0, 1, starts + 1)[1:]]]),
+        "uniform density": _uniform(levels, choices[0], starts),
     }
     # measured times do not always fall with the width
     kinds = {kind: rows[choices[0].is_feasible(rows)] for kind, rows in kinds.items()}
@@ -308,7 +312,15 @@ def level_path(choice: LevelChoice, count: int) -> Any:
         now = below[int(np.argmin(rise / saved))]
         path.append(now)
     rows = np.array(path)
-    return spread(rows, choice.spent(rows), count)
+    within = rows[choice.is_feasible(rows)]
+    return spread(within, choice.spent(within), count)
+
+
+def _uniform(levels: Levels, choice: LevelChoice, count: int) -> Any:
+    """(at most `count`, L) levels of about the same share of every layer, within the budget."""
+    rows = np.unique([levels.uniform(share) for share in np.linspace(0.0, 1.0, _SHARES)[1:]], axis=0)
+    within = rows[choice.is_feasible(rows)]
+    return spread(within, choice.spent(within), count)
 
 
 def _distinct(kinds: Iterable[Any]) -> Any:

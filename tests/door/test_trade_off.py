@@ -237,6 +237,17 @@ def test_levels_are_counts_of_the_database():
     assert np.isfinite(out.guard).all()
 
 
+def test_levels_above_a_limit_are_never_tried():
+    out = traded(decide="levels", evaluations=60, limits={"params": 0.5})
+    space, most = out.problem.space, 0.5 * out.dense["params"]
+    assert space.budget == pytest.approx(most)
+    assert len(out.problem.starts)
+    assert max(space.spent(out.problem.starts)) <= most
+    assert out.costs["params"].max() <= most
+    with pytest.raises(ps.InvalidProblem, match="budget"):
+        traded(decide="levels", evaluations=60, limits={"params": 0.001})
+
+
 def test_both_begins_with_the_front_of_levels():
     out = traded(decide="both", evaluations=80, refit=True)
     assert out.front.solutions.dtype == bool
