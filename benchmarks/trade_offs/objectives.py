@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,26 @@ import prunesolve as ps
 class Objectives:
     """(loss, share of the cost) of selections; keeps the values of every distinct one in order, and the time."""
 
-    def __init__(self, evaluator: Any, stats: ps.Statistics, resource: str = "params") -> None:
-        self.evaluator, self.stats, self.resource = evaluator, stats, resource
+    def __init__(
+        self,
+        evaluator: Any,
+        stats: ps.Statistics,
+        resource: str = "params",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.evaluator, self.stats, self.resource, self.clock = evaluator, stats, resource, clock
         self.log: dict[bytes, tuple[float, float]] = {}
         self.seconds = 0.0
 
     def __call__(self, keep: Any) -> np.ndarray:
         """(m, 2) of the rows of keep (m, n)."""
-        began = time.perf_counter()
+        began = self.clock()
         rows = np.asarray(keep, dtype=bool)
         values = np.stack([self.evaluator.evaluate(rows), self.share(rows)], axis=1)
         # no value is worse than any
         for row, value in zip(rows, np.nan_to_num(values, nan=np.inf), strict=True):
             self.log.setdefault(np.packbits(row).tobytes(), tuple(value.tolist()))
-        self.seconds += time.perf_counter() - began
+        self.seconds += self.clock() - began
         return values
 
     def share(self, rows: Any) -> np.ndarray:
