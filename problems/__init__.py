@@ -8,6 +8,8 @@ from .binary_quadratic import BinaryQuadratic as BinaryQuadratic
 from .black_box import BlackBox as BlackBox
 from .black_box import LevelTuples as LevelTuples
 from .black_box import Selections as Selections
+from .clustering import Clustering as Clustering
+from .clustering import canonical as canonical
 from .constraints import Budget as Budget
 from .constraints import Cardinality as Cardinality
 from .constraints import Constraint as Constraint
@@ -21,6 +23,7 @@ from .level_choice import LevelChoice as LevelChoice
 from .multi_objective import Composite as Composite
 from .multi_objective import MultiObjective as MultiObjective
 from .multi_objective import Product as Product
+from .partial_transport import PartialTransport as PartialTransport
 from .units import Group as Group
 from .units import Member as Member
 from .units import Selection as Selection

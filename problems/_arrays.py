@@ -105,6 +105,59 @@ def symmetric_sparse(name: str, matrix: Any, n: int | None = None, remedy: str =
     return csr
 
 
+def table(name: str, values: Any) -> tuple[Any, float, float]:
+    """A read-only view of a matrix, its least and its largest entry; copied only where it is no float array in C order.
+
+    float32 stays float32: the large tables that come here are not to be doubled.
+
+    Raises
+    ------
+    InvalidProblem
+        If the values are no numbers, not finite or no matrix.
+    """
+    single = isinstance(values, np.ndarray) and values.dtype == np.float32
+    try:
+        array = np.ascontiguousarray(values, dtype=np.float32 if single else np.float64).view()
+    except (TypeError, ValueError) as error:
+        raise InvalidProblem(f"{name}: expected numbers, got {type(values).__name__} ({error})") from None
+    if np.ndim(values) != 2:
+        raise InvalidProblem(f"{name}: expected shape (any, any), got {np.shape(values)}")
+    if not array.size:
+        return array, 0.0, 0.0
+    least, most = float(array.min()), float(array.max())
+    # a NaN comes through both, without the table of bits that isfinite makes
+    if not np.isfinite([least, most]).all():
+        floats(name, array, array.shape)
+    array.setflags(write=False)
+    return array, least, most
+
+
+def plan(name: str, values: Any, shape: tuple[int, int]) -> Any:
+    """A read-only scipy CSR copy of a matrix, sparse or dense, of that shape; entries summed and sorted, no zeros.
+
+    Raises
+    ------
+    InvalidProblem
+        If the matrix is damaged, of another shape or not finite.
+    """
+    from scipy import sparse
+
+    try:
+        csr = sparse.csr_array(values, dtype=np.float64, copy=True)
+        csr.check_format(full_check=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidProblem(f"{name}: expected a plan, a sparse or dense matrix, got none ({error})") from None
+    if csr.shape != shape:
+        raise InvalidProblem(f"{name}: expected a plan of shape {shape}, got {csr.shape}")
+    csr.sum_duplicates()
+    if not np.isfinite(csr.data).all():
+        raise InvalidProblem(f"{name}: an entry is NaN or infinite; every entry must be finite")
+    csr.eliminate_zeros()
+    for part in (csr.data, csr.indices, csr.indptr):
+        part.setflags(write=False)
+    return csr
+
+
 def csr_arrays(csr: Any) -> dict[str, np.ndarray[Any, Any]]:
     """The three arrays of a CSR matrix; int64 throughout, since scipy picks the index width by itself."""
     return {"indptr": csr.indptr.astype(np.int64), "indices": csr.indices.astype(np.int64), "data": csr.data}

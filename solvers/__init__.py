@@ -47,6 +47,18 @@ _TABLE = {
         "EmoDir",
         "Divide and conquer: a front for each sub-network, joined by impairment.",
     ),
+    "ward": ("ward", "Ward", "Clusters points by Ward's merges with restarts, then moves them to better clusters."),
+    "assignment": (
+        "assignment",
+        "Assignment",
+        "The cheapest k pairs of points of one weight, proved by shortest augmenting paths.",
+    ),
+    "network-simplex": (
+        "network_simplex",
+        "NetworkSimplex",
+        "POT's network simplex for partial transports of any masses, proved by its duals.",
+    ),
+    "sinkhorn": ("sinkhorn", "Sinkhorn", "POT's entropic transport in the log domain, rounded to a feasible plan."),
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }

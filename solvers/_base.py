@@ -23,15 +23,18 @@ import numpy as np
 from prunesolve.problems import (
     BinaryQuadratic,
     BlackBox,
+    Clustering,
     Composite,
     InvalidProblem,
     LevelChoice,
     MultiObjective,
+    PartialTransport,
     SolverFailed,
     UnsupportedProblem,
 )
 from prunesolve.problems._arrays import Floats, bits
 
+from . import _plans
 from ._front import Archive, FrontEvaluations, knee
 
 
@@ -82,9 +85,9 @@ class Result:
 
     Parameters
     ----------
-    solution : (n,) bool, (L,) int or None
-        Best feasible solution, a selection or a level for each coordinate; else the least infeasible one offered, else
-        None. Of several objectives the knee of the front.
+    solution : (n,) bool, (L,) int, (n, m) scipy CSR or None
+        Best feasible solution: a selection, a level for each coordinate, a transport plan, or the cluster of each
+        point; else the least infeasible one offered, else None. Of several objectives the knee of the front.
     objective : float or None
         Its value, recomputed by the library. Of several objectives minus the front's hypervolume.
     bound : float or None
@@ -131,7 +134,7 @@ class Result:
         return gap if math.isfinite(gap) else None
 
     def to_json(self, *, trace: bool = True) -> str:
-        """One JSON object; the solution as the indices kept, or as the levels; no NaN or infinity."""
+        """One JSON object; the solution as the indices kept, levels, clusters or a plan's rows; no NaN or infinity."""
         listed = None if self.solution is None else _listed(self.solution)
         told: dict[str, Any] = {
             "solver": self.solver,
@@ -140,7 +143,7 @@ class Result:
             "bound": self.bound,
             "gap": self.gap,
             "feasible": self.feasible,
-            "n": None if self.solution is None else len(self.solution),
+            "n": None if self.solution is None else self.solution.shape[0],
             "kept": int(self.solution.sum()) if _selects(self.solution) else None,
             "seconds": self.seconds,
             "seed": self.seed,
@@ -204,13 +207,17 @@ def _selects(solution: Any) -> bool:
     return solution is not None and solution.dtype == np.bool_
 
 
-def _listed(solution: Any) -> list[int]:
-    """The indices kept of a selection, the levels of a tuple."""
+def _listed(solution: Any) -> Any:
+    """The indices kept of a selection, the levels of a tuple, the rows of a plan."""
+    if solution.ndim == 2:
+        return _plans.listed(solution)
     return (np.flatnonzero(solution) if _selects(solution) else solution).tolist()
 
 
-def _unlisted(listed: list[int], n: int, kept: int | None) -> Any:
+def _unlisted(listed: Any, n: int, kept: int | None) -> Any:
     """What `_listed` wrote; levels keep no units."""
+    if isinstance(listed, Mapping):
+        return _plans.unlisted(listed)
     if kept is None:
         return np.array(listed, dtype=np.int64)
     solution = np.zeros(n, dtype=bool)
@@ -405,10 +412,7 @@ class Run:
 
         The better of this one and the incumbent stays: feasible before infeasible, then by objective.
         """
-        kept = _checked(self._problem, "offered solution", x)
-        if kept.ndim != 1:
-            raise InvalidProblem(f"offered solution: expected one selection ({self._problem.n},), got {kept.shape}")
-        kept.setflags(write=False)
+        kept = _checked_one(self._problem, "offered solution", x, "one")
         objective = float(self._problem.value(kept))
         if math.isnan(objective):
             # a black box may have no value here
@@ -421,6 +425,15 @@ class Run:
     def prove(self, bound: float) -> None:
         """Record a proved lower bound without a new solution."""
         self._take(_NOTHING, bound)
+
+    def prove_duals(self, u: Any, v: Any) -> float:
+        """Record what duals u (n,), v (m,) of a `PartialTransport` prove once they are repaired; returns the bound."""
+        duals = _plans.repaired(self._problem, u, v, self.objective)
+        outermost = self.outermost
+        if outermost.bound is None or duals.bound > outermost.bound:
+            outermost.details["duals"] = duals.told()
+        self.prove(duals.bound)
+        return duals.bound
 
     def delegate(
         self,
@@ -548,7 +561,7 @@ class Solver(ABC):
 
         Parameters
         ----------
-        problem : BinaryQuadratic, LevelChoice, BlackBox, MultiObjective or Composite
+        problem : BinaryQuadratic, LevelChoice, BlackBox, MultiObjective, Composite, PartialTransport or Clustering
             What to minimise; it is not changed.
         seed : int or None
             Seed of the run; None draws one. The effective seed is in the result.
@@ -651,6 +664,8 @@ class Solver(ABC):
 
 def _result(solver: Solver, run: Run, status: Status, seconds: float) -> Result:
     front = run.front
+    if isinstance(run._problem, PartialTransport):
+        run.details.update(_plans.told(run._problem, run.best))
     if run.archive is not None:
         front = Front(run.archive.solutions, run.archive.objectives)
         run.details.update(run.archive.told())
@@ -676,7 +691,8 @@ def _reported_bound(run: Run, status: Status) -> float | None:
         return run.bound
     if run.bound is None:
         return run.objective if status is Status.OPTIMAL else None
-    rounding = 1e-9 * max(1.0, abs(run.objective))
+    scale = run._problem.scale if isinstance(run._problem, PartialTransport) else 1.0
+    rounding = 1e-9 * max(scale, abs(run.objective))
     return run.objective if run.objective < run.bound <= run.objective + rounding else run.bound
 
 
@@ -719,27 +735,48 @@ def _is_whole(number: Any) -> bool:
 
 
 def _checked(problem: Any, name: str, x: Any) -> Any:
-    """A copy of a solution as the problem takes it: bits or levels."""
+    """A copy of a solution as the problem takes it: bits, levels, a plan or clusters."""
     if isinstance(problem, BinaryQuadratic):
         return bits(name, x, problem.n)
-    if isinstance(problem, LevelChoice):
+    if isinstance(problem, (LevelChoice, PartialTransport, Clustering)):
         return problem.checked(name, x)
     return (problem.joint if isinstance(problem, Composite) else problem).checked(x, name)
 
 
-def _checked_start(problem: Any, start: Any) -> Any:
-    kept = _checked(problem, "start", start)
-    if kept.ndim != 1 or not problem.is_feasible(kept):
-        raise InvalidProblem(
-            f"start: expected a feasible selection ({problem.n},), got one of violation "
-            f"{problem.violation(kept)}; repair it or leave it out"
-        )
+def _checked_one(problem: Any, name: str, x: Any, wanted: str) -> Any:
+    """The same of one solution alone, read-only."""
+    kept = _checked(problem, name, x)
+    if isinstance(problem, PartialTransport):
+        return kept
+    if kept.ndim != 1:
+        raise InvalidProblem(f"{name}: expected {wanted} selection ({problem.n},), got {kept.shape}")
     kept.setflags(write=False)
     return kept
 
 
+def _checked_start(problem: Any, start: Any) -> Any:
+    kept = _checked_one(problem, "start", start, "a feasible")
+    if not problem.is_feasible(kept):
+        wanted = "plan" if isinstance(problem, PartialTransport) else "selection"
+        raise InvalidProblem(
+            f"start: expected a feasible {wanted} {kept.shape}, got one of violation "
+            f"{problem.violation(kept)}; repair it or leave it out"
+        )
+    return kept
+
+
 def _only_selection(problem: Any) -> Any:
-    """The one candidate where the cardinality leaves no choice, so that no solver meets n = 0, k = 0 or k = n."""
+    """The one candidate where there is no choice, so that no solver meets n = 0, k = 0, k = n or a mass of 0."""
+    if isinstance(problem, PartialTransport):
+        return None if problem.mass else np.zeros((problem.n, problem.m))
+    if isinstance(problem, Clustering):
+        return _only_clustering(problem)
     if problem.n == 0 or problem.k == 0:
         return np.zeros(problem.n, dtype=bool)
     return np.ones(problem.n, dtype=bool) if problem.k == problem.n else None
+
+
+def _only_clustering(problem: Clustering) -> Any:
+    if problem.n_clusters == 1:
+        return np.zeros(problem.n, dtype=np.int64)
+    return np.arange(problem.n) if problem.n_clusters == problem.n else None

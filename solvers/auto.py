@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, LevelChoice, LowRank, MultiObjective
+from prunesolve.problems import BinaryQuadratic, Clustering, LevelChoice, LowRank, MultiObjective, PartialTransport
 
 from . import _branching, get
 from ._base import Run, Solver, Status
@@ -36,7 +36,9 @@ class Auto(Solver):
       optimum at once, then as below from what it found;
     - any other: `swap-annealing`;
     - several objectives: `nsga2`;
-    - a choice of levels: `dynamic-programming` where it takes the costs, else `level-switch`.
+    - a choice of levels: `dynamic-programming` where it takes the costs, else `level-switch`;
+    - a partial transport: `assignment` where all weights are equal and the mass a whole multiple of them, else
+      `network-simplex`; a clustering: `ward`.
 
     The choice follows the problem and the declared limits, never measured time. `details["picked"]` names it.
 
@@ -56,7 +58,13 @@ class Auto(Solver):
     threads: int = 1
 
     name: ClassVar[str] = "auto"
-    accepts: ClassVar[tuple[type[Any], ...]] = (BinaryQuadratic, MultiObjective, LevelChoice)
+    accepts: ClassVar[tuple[type[Any], ...]] = (
+        BinaryQuadratic,
+        MultiObjective,
+        LevelChoice,
+        PartialTransport,
+        Clustering,
+    )
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
@@ -115,6 +123,12 @@ def _pick(problem: Any, threads: int) -> tuple[Solver, str]:
         if proves.refuse(problem) is None:
             return proves, "levels whose costs it joins exactly"
         return get("level-switch"), "levels whose costs no dynamic program joins"
+    if isinstance(problem, PartialTransport):
+        if problem.unit is not None:
+            return get("assignment"), f"{problem.pairs} pairs of equal weights"
+        return get("network-simplex"), "a transport of any masses"
+    if isinstance(problem, Clustering):
+        return get("ward"), f"{problem.n} points in {problem.n_clusters} clusters"
     if problem.n <= Exact().enumerate_up_to:
         return Exact(), f"{problem.n} units can be enumerated"
     if splits(problem):

@@ -36,6 +36,7 @@ from prunesolve.problems import (
 )
 from prunesolve.problems._arrays import Bits, Floats
 
+from . import _clustering_testing, _transport_testing
 from ._base import Incumbent, Result, Run, Solver, Status
 from ._front_testing import CHECKS, fronts_for
 
@@ -43,6 +44,7 @@ _CLOSE = 1e-9
 _LIMIT = 0.2  # seconds asked for on a larger instance
 _SOME, _FEW = 2000, 100  # evaluations, for checks to which it is all one how the search ends; of a black box
 _SLACK = 1.3  # seconds that a run may take to notice that it should end
+_KINDS = (_transport_testing.KIND, _clustering_testing.KIND)
 _PATIENCE = 60.0  # seconds after which a search on a tiny instance is taken to be endless
 _BY_ITSELF = (Status.OPTIMAL, Status.FINISHED)
 
@@ -52,7 +54,8 @@ def check_solver(solver: Solver, check: str | None = None) -> None:
 
     Values are those of the problem and never below the enumerated optimum, bounds never above it; runs repeat, end
     within their limits and leave everything else alone; nonsense is refused in words. Of several objectives a front is
-    checked in place of an optimum. Takes some seconds.
+    checked in place of an optimum; transports and clusterings are checked like selections, on examples of their own.
+    Takes some seconds.
 
     Parameters
     ----------
@@ -77,7 +80,8 @@ def check_solver(solver: Solver, check: str | None = None) -> None:
         raise unknown("check", check, _CHECKS)
     for name in _CHECKS if check is None else (check,):
         try:
-            _check_of(solver, name)(solver)
+            for asked in _checks_of(solver, name):
+                asked(solver)
         except AssertionError as error:
             raise AssertionError(f"{solver!r}: {name}: {error}") from error
         except Exception as error:
@@ -89,20 +93,22 @@ def checks() -> tuple[str, ...]:
     return tuple(_CHECKS)
 
 
-def _check_of(solver: Any, name: str) -> Callable[[Any], None]:
-    """The check of that name, that of a front for a solver that takes several objectives alone."""
+def _checks_of(solver: Any, name: str) -> list[Callable[[Any], None]]:
+    """The checks of that name, for each kind that the solver takes; of fronts where nothing but fronts is taken."""
     shared = name in ("class", "ending") or not isinstance(solver, Solver)
     if shared or _accepts(solver, BinaryQuadratic, BlackBox, LevelChoice):
-        return _CHECKS[name]
-    return CHECKS.get(name, _unasked)
+        found = [_CHECKS[name]]
+    else:
+        found = [CHECKS[name]] if name in CHECKS and not _kinds_of(solver) else []
+    return found if shared else [*found, *(kind[name] for kind in _kinds_of(solver) if name in kind)]
+
+
+def _kinds_of(solver: Solver) -> list[dict[str, Callable[[Any], None]]]:
+    return [kind.checks() for kind in _KINDS if kind.examples_for(solver)]
 
 
 def _accepts(solver: Solver, *kinds: type[Any]) -> bool:
     return any(issubclass(kind, solver.accepts) for kind in kinds)
-
-
-def _unasked(solver: Solver) -> None:
-    """What a front has no use for: a bound, a proof of infeasibility."""
 
 
 # --- instances -----------------------------------------------------------------------------------------------------
@@ -442,7 +448,7 @@ def _check_class(solver: Any) -> None:
     _say(isinstance(getattr(cls, "name", None), str), f"give {cls.__name__} a name: ClassVar[str]")
     bare = [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
     _say(not bare, f"every option needs a default, {', '.join(bare)} has none")
-    taken = _examples_for(solver) or fronts_for(solver)
+    taken = _examples_for(solver) or fronts_for(solver) or any(kind.examples_for(solver) for kind in _KINDS)
     _say(taken, f"refuses every example, {next(iter(examples()))!r} included")
 
 
@@ -600,6 +606,8 @@ def _seconds(solver: Solver, problem: Any) -> float:
 def _check_ending(solver: Solver) -> None:
     """Without limits it ends by itself."""
     problems = [example.problem for example in _few_for(solver).values()] or [*fronts_for(solver).values()]
+    for kind in _KINDS:
+        problems += kind.examples_for(solver).values()
     for problem in problems[1::2] or problems:
         _watched(solver, problem)
 

@@ -13,8 +13,10 @@ from typing import Any
 from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem, unknown
 from prunesolve.problems._npz import kind_of
 from prunesolve.problems.binary_quadratic import BinaryQuadratic
+from prunesolve.problems.clustering import Clustering
 from prunesolve.problems.level_choice import LevelChoice
 from prunesolve.problems.multi_objective import MultiObjective
+from prunesolve.problems.partial_transport import PartialTransport
 
 from . import beasley, coo, mdplib, qkp
 from ._text import Text
@@ -22,6 +24,13 @@ from ._text import Text
 TEXT = ("beasley", "mdplib", "qkp", "coo")
 SUFFIXES = {".npz": "npz", ".bqm": "bqm", ".cqm": "cqm", ".lp": "lp"}
 FORMATS = ("auto", *TEXT, *SUFFIXES.values())
+
+_KINDS: dict[str | None, Any] = {
+    "clustering": Clustering,
+    "level-choice": LevelChoice,
+    "multi-objective": MultiObjective,
+    "partial-transport": PartialTransport,
+}
 
 # how many numbers the first line of each all-number format holds
 _FIRST_LINE = {1: "beasley", 2: "mdplib", 3: "coo"}
@@ -43,7 +52,7 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
 
     Returns
     -------
-    BinaryQuadratic, or what else an `.npz` holds: LevelChoice, MultiObjective
+    BinaryQuadratic, or what else an `.npz` holds: Clustering, LevelChoice, MultiObjective, PartialTransport
         With the sign turned where the file maximises.
 
     Raises
@@ -61,8 +70,7 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
     if not Path(path).is_file():
         raise InvalidProblem(f"{path}: no such file; give an instance file")
     if kind == "npz":
-        kinds: dict[str | None, Any] = {"level-choice": LevelChoice, "multi-objective": MultiObjective}
-        problem = kinds.get(kind_of(path), BinaryQuadratic).load(path)
+        problem = _KINDS.get(kind_of(path), BinaryQuadratic).load(path)
         # what the file was converted from is told by the file; a file that tells nothing is our own
         told = {"name": Path(path).stem, "format": "npz", "sense": "minimise"}
         return problem.replace(meta=told | dict(problem.meta))

@@ -11,10 +11,20 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from prunesolve.pipeline import units_of_levels
-from prunesolve.problems import BinaryQuadratic, InvalidProblem, LevelChoice, MultiObjective
-from prunesolve.solvers import Front, Result
+from prunesolve.problems import (
+    BinaryQuadratic,
+    Clustering,
+    InvalidProblem,
+    LevelChoice,
+    MultiObjective,
+    PartialTransport,
+)
+from prunesolve.solvers import Front, Result, _plans
 from prunesolve.solvers._front import hypervolume, knee, nondominated
 from prunesolve.solvers._tolerance import tolerance, typical_bias
+
+# problems with one value; of a MultiObjective the whole front is looked at
+_One = BinaryQuadratic | LevelChoice | PartialTransport | Clustering
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,16 @@ class Verdict:
     lines: tuple[str, ...]
 
 
-def examine(problem: BinaryQuadratic | LevelChoice | MultiObjective, told: Mapping[str, Any]) -> Verdict:
+def examine(problem: _One | MultiObjective, told: Mapping[str, Any]) -> Verdict:
     """Recompute what a result claims: instance, objective in both senses, feasibility, counts, and what bounds allow.
 
-    A claimed bound is only compared with known values, not proved again. Of several objectives the whole front is
+    A claimed bound is only compared with known values, not proved again, but for a transport's, which comes with its
+    duals. Of several objectives the whole front is
     recomputed: every point, that none dominates another, and the hypervolume up to the reference it names.
 
     Parameters
     ----------
-    problem : BinaryQuadratic, LevelChoice or MultiObjective
+    problem : BinaryQuadratic, LevelChoice, PartialTransport, Clustering or MultiObjective
         The instance; `best_known` and `bound` in its `meta`, to be minimised, are compared with where they are there.
     told : mapping
         The JSON object that `solve` writes.
@@ -70,16 +81,25 @@ def examine(problem: BinaryQuadratic | LevelChoice | MultiObjective, told: Mappi
     objective, feasible = problem.value(solution), problem.is_feasible(solution)
     faults = tuple(_faults(problem, told, solution, objective, feasible))
     native = f" ({-objective:.12g} maximised)" if problem.meta.get("sense") == "maximise" else ""
-    what = f"{int(solution.sum())} of {problem.n} kept"
     if isinstance(problem, LevelChoice):
         faults += tuple(_dominated(problem, told))
-        what = f"{problem.spent(solution):.12g} of {problem.budget:.12g} spent"
-    found = f"objective {objective:.12g}{native}, {what}"
+    found = f"objective {objective:.12g}{native}, {_what(problem, solution)}"
     if faults:
         return Verdict(faults, feasible, (*(f"wrong: {fault}" for fault in faults), f"recomputed: {found}"))
     if not feasible:
         return Verdict((), False, (f"infeasible, as claimed: {found}, violation {problem.violation(solution):g}",))
     return Verdict((), True, (f"holds: {found}, feasible", *_standing(problem, told, objective)))
+
+
+def _what(problem: _One, solution: Any) -> str:
+    """What a solution amounts to, in a few words."""
+    if isinstance(problem, LevelChoice):
+        return f"{problem.spent(solution):.12g} of {problem.budget:.12g} spent"
+    if isinstance(problem, PartialTransport):
+        return f"{solution.sum():.12g} of {problem.mass:.12g} carried by {solution.nnz} entries"
+    if isinstance(problem, Clustering):
+        return f"{solution.max() + 1} clusters of up to {np.bincount(solution).max()}"
+    return f"{int(solution.sum())} of {problem.n} kept"
 
 
 def _examine_front(problem: MultiObjective, told: Mapping[str, Any]) -> Verdict:
@@ -151,12 +171,14 @@ def _dominated(problem: LevelChoice, told: Mapping[str, Any]) -> Iterator[str]:
         yield "claims a front with points above the budget"
 
 
-def _solution(problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any]) -> Any:
+def _solution(problem: _One, told: Mapping[str, Any]) -> Any:
     kept, n = told.get("solution"), told.get("n")
     if kept is None or n != problem.n:
         got = f"none (status {told.get('status')})" if kept is None else f"one of {n}"
         raise InvalidProblem(f"expected a solution of n = {problem.n} units, got {got}")
-    if isinstance(problem, LevelChoice):
+    if isinstance(problem, PartialTransport):
+        return problem.checked("solution", _plans.unlisted(kept))
+    if isinstance(problem, (LevelChoice, Clustering)):
         return problem.checked("solution", kept)
     if not all(isinstance(i, int) and 0 <= i < problem.n for i in kept):
         raise InvalidProblem(f"solution: expected indices from 0 to {problem.n - 1}")
@@ -165,9 +187,7 @@ def _solution(problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any]) -
     return solution
 
 
-def _faults(
-    problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], solution: Any, objective: float, feasible: bool
-) -> Iterator[str]:
+def _faults(problem: _One, told: Mapping[str, Any], solution: Any, objective: float, feasible: bool) -> Iterator[str]:
     """Each thing that is not as claimed, in a few words."""
     slack, turned = _rounding(problem, objective), -1.0 if problem.meta.get("sense") == "maximise" else 1.0
     claims = {"objective": told.get("objective"), "native_objective": told.get("native_objective", turned * objective)}
@@ -192,7 +212,9 @@ def _units_of(kept_units: Any) -> set[tuple[str, int]] | None:
         return None
 
 
-def _units_kept(problem: BinaryQuadratic | LevelChoice, solution: Any) -> set[Any] | None:
+def _units_kept(problem: _One, solution: Any) -> set[Any] | None:
+    if isinstance(problem, (PartialTransport, Clustering)):
+        return None
     if isinstance(problem, LevelChoice):
         return _units_of(units_of_levels(problem.meta.get("levels", ()), solution))
     labels = problem.labels or ()
@@ -200,7 +222,7 @@ def _units_kept(problem: BinaryQuadratic | LevelChoice, solution: Any) -> set[An
 
 
 def _bound_faults(
-    problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], objective: float, feasible: bool, slack: float
+    problem: _One, told: Mapping[str, Any], objective: float, feasible: bool, slack: float
 ) -> Iterator[str]:
     bound, best = told.get("bound"), problem.meta.get("best_known")
     if bound is not None and not _is_number(bound):
@@ -209,6 +231,10 @@ def _bound_faults(
         yield f"claims bound {bound:.12g}, above its objective {objective:.12g}"
     elif bound is not None and best is not None and bound > best + slack:
         yield f"claims bound {bound:.12g}, above the best known value {best:.12g}"
+    elif bound is not None and isinstance(problem, PartialTransport):
+        proved = _proved_by_duals(problem, told)
+        if proved is not None and bound > proved + slack:
+            yield f"claims bound {bound:.12g}, its duals prove {proved:.12g}"
     if told.get("status") != "OPTIMAL":
         return
     if not feasible:
@@ -217,11 +243,25 @@ def _bound_faults(
         yield f"claims to be OPTIMAL, the best known value {best:.12g} is lower"
 
 
-def _typical(problem: BinaryQuadratic | LevelChoice) -> float:
+def _proved_by_duals(problem: PartialTransport, told: Mapping[str, Any]) -> float | None:
+    """What the duals that a result tells prove, None where it tells none."""
+    details = told.get("details")
+    duals = details.get("duals") if isinstance(details, Mapping) else None
+    if duals is None:
+        return None
+    try:
+        return _plans.repaired(problem, duals["u"], duals["v"]).bound
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidProblem(
+            f"details: expected duals u ({problem.n},) and v ({problem.m},), got others ({error})"
+        ) from None
+
+
+def _typical(problem: _One) -> float:
     return typical_bias(problem) if isinstance(problem, BinaryQuadratic) else 0.0
 
 
-def _standing(problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], objective: float) -> Iterator[str]:
+def _standing(problem: _One, told: Mapping[str, Any], objective: float) -> Iterator[str]:
     """Where a claim that holds stands among what is known of the instance."""
     best, known, slack = problem.meta.get("best_known"), problem.meta.get("bound"), _rounding(problem, objective)
     if best is not None:
@@ -236,12 +276,21 @@ def _standing(problem: BinaryQuadratic | LevelChoice, told: Mapping[str, Any], o
         yield f"below the recorded bound {known:.12g}: that bound is wrong"
     elif known is not None and objective > known + slack:
         yield f"{objective - known:.2g} above the recorded bound {known:.12g}{_percent(objective - known, objective)}"
-    if told.get("bound") is not None:
+    if told.get("bound") is None:
+        return
+    if isinstance(problem, PartialTransport) and _proved_by_duals(problem, told) is not None:
+        yield f"bound {told['bound']:.12g}: proved again by its duals"
+    else:
         yield f"claims bound {told['bound']:.12g}: not above what is known, not proved again here"
 
 
-def _rounding(problem: BinaryQuadratic | LevelChoice, objective: float) -> float:
+def _rounding(problem: _One, objective: float) -> float:
     """How far two honest computations of the objective may differ."""
+    if isinstance(problem, PartialTransport):
+        return 1e-9 * problem.scale
+    if isinstance(problem, Clustering):
+        # no partition has more inertia than all points together
+        return 1e-9 * problem.value(np.zeros(problem.n, dtype=np.int64))
     if isinstance(problem, LevelChoice):
         return 1e-9 * sum(float(np.abs(error).max()) for error in problem.error)
     size = abs(problem.offset) + float(np.abs(problem.linear).sum()) + problem.couplings.magnitude()

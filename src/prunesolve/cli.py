@@ -38,6 +38,7 @@ app = typer.Typer(
 
 INFEASIBLE, REFUTED, BAD_INPUT, INTERRUPTED = 1, 1, 2, 130
 LIBRARY = "library:"
+PLAN_ROWS = 20
 
 
 class Task(enum.StrEnum):
@@ -198,7 +199,7 @@ def encode(
     from prunesolve.problems import Statistics
 
     check_file(out, ".npz")
-    chosen = formulations.get(formulation, **options(option))
+    chosen = formulations.of_statistics(formulation, **options(option))
     problem = chosen.encode(
         Statistics.load(existing(statistics)),
         keep=amount("--keep", keep),
@@ -597,9 +598,21 @@ def summary(told: Mapping[str, Any]) -> str:
     lines.append(f"{'seconds':<12}{told['seconds']:.3f}  (seed {told['seed']}, {told['evaluations']} evaluations)")
     for layer, channels in (told["kept_units"] or {}).items():
         lines.append(f"  {layer}: {' '.join(map(str, channels)) or 'none'}")
-    if told["kept_units"] is None and told["solution"] is not None:
+    if isinstance(told["solution"], Mapping):
+        lines += list(_plan_lines(told))
+    elif told["kept_units"] is None and told["solution"] is not None:
         lines.append(f"{'solution':<12}{' '.join(map(str, told['solution']))}")
     return "\n".join(lines)
+
+
+def _plan_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """The first rows of a transport plan."""
+    rows, details = told["solution"]["plan"], told["details"]
+    yield f"{'carried':<12}{details['mass_carried']:.12g} of {details['mass_asked']:.12g}, {len(rows)} entries"
+    for i, j, mass in rows[:PLAN_ROWS]:
+        yield f"  {i} -> {j}  {mass:.6g}"
+    if len(rows) > PLAN_ROWS:
+        yield f"  and {len(rows) - PLAN_ROWS} more; --json tells them all"
 
 
 def _front_lines(told: Mapping[str, Any]) -> Iterator[str]:
@@ -625,7 +638,14 @@ def _front_lines(told: Mapping[str, Any]) -> Iterator[str]:
 def describe(thing: Any) -> str:
     """What a file holds, in a line or a few."""
     from prunesolve.pipeline import Report
-    from prunesolve.problems import BinaryQuadratic, LevelChoice, MultiObjective, Statistics
+    from prunesolve.problems import (
+        BinaryQuadratic,
+        Clustering,
+        LevelChoice,
+        MultiObjective,
+        PartialTransport,
+        Statistics,
+    )
     from prunesolve.solvers import Result
 
     if isinstance(thing, LevelChoice):
@@ -634,6 +654,16 @@ def describe(thing: Any) -> str:
             f"LevelChoice, {thing.n} layers of {min(thing.sizes, default=0)} to {max(thing.sizes, default=0)} levels, "
             f"{costs} costs, {thing.total} up to {thing.budget:g}, hash {thing.hash}"
         )
+    if isinstance(thing, PartialTransport):
+        weights = "any weights" if thing.unit is None else f"equal weights {thing.unit:g}: {thing.pairs} pairs"
+        return (
+            f"PartialTransport, {thing.n} sources, {thing.m} targets, {thing.cost.dtype} costs, mass {thing.mass:g} of "
+            f"{thing.source.sum():g} and {thing.target.sum():g}, {weights}, hash {thing.hash}"
+        )
+    if isinstance(thing, Clustering):
+        of = "distances" if thing.features is None else f"{thing.features.shape[1]} features"
+        most = "" if thing.max_size is None else f" of at most {thing.max_size}"
+        return f"Clustering, {thing.n} points by {of}, {thing.n_clusters} clusters{most}, hash {thing.hash}"
     if isinstance(thing, BinaryQuadratic):
         name = thing.meta.get("name")
         constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
@@ -708,6 +738,8 @@ def main(arguments: list[str] | None = None) -> None:
         gc.set_threshold(200_000, 20, 100)
         atexit.register(gc.freeze)
         sys.meta_path.insert(0, NoBlasForNumba)
+        # POT would load torch to take tensors, which no command hands to it
+        os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")
     logging.basicConfig(format="prunesolve: %(message)s", stream=sys.stderr, level=logging.WARNING)
     try:
         # typer itself turns Ctrl-C into the code 130, its older versions into an Abort

@@ -21,6 +21,7 @@ from prunesolve.problems import (
     Blocks,
     Budget,
     Cardinality,
+    Clustering,
     Constraint,
     Group,
     GroupBounds,
@@ -28,6 +29,7 @@ from prunesolve.problems import (
     LevelChoice,
     LowRank,
     MultiObjective,
+    PartialTransport,
     Selection,
     SolverFailed,
     Statistics,
@@ -39,8 +41,10 @@ from prunesolve.solvers import Result, Solver, Status
 
 if TYPE_CHECKING:
     from prunesolve.bridges.torch.evaluate import Evaluator
+    from prunesolve.bridges.torch.fusion import FuseResult
     from prunesolve.bridges.torch.groups import Found
     from prunesolve.bridges.torch.masks import Masks
+    from prunesolve.bridges.torch.merging import MergeResult
     from prunesolve.bridges.torch.tune import Tuned
     from prunesolve.bridges.torch.verify import Check
 
@@ -182,7 +186,7 @@ def solve(
 
     Parameters
     ----------
-    problem : BinaryQuadratic
+    problem : BinaryQuadratic, LevelChoice, BlackBox, MultiObjective, Composite, PartialTransport or Clustering
         What to minimise.
     solver : str, Solver or Solver class
         See `prunesolve.solvers.available(problem)`.
@@ -256,7 +260,7 @@ def load(path: str | Path, *, index: int | None = None) -> Any:
 
     Returns
     -------
-    BinaryQuadratic, Statistics, Result, Report, Masks, dict or torch.nn.Module
+    a problem, Statistics, Result, Report, Masks, dict or torch.nn.Module
         What the file holds; a dict for widths and for weights (a state dict), a module for a program.
 
     Raises
@@ -315,13 +319,15 @@ def _load_program(path: Path) -> Any:
         raise InvalidProblem(f"{path}: expected a program that torch.export wrote ({reason})") from None
 
 
-def _load_npz(path: Path) -> BinaryQuadratic | LevelChoice | MultiObjective | Statistics:
+def _load_npz(path: Path) -> Any:
     from prunesolve.problems._npz import kind_of
 
     kinds: dict[str | None, Any] = {
         "binary-quadratic": BinaryQuadratic,
+        "clustering": Clustering,
         "level-choice": LevelChoice,
         "multi-objective": MultiObjective,
+        "partial-transport": PartialTransport,
         "statistics": Statistics,
     }
     kind = kind_of(path)
@@ -330,8 +336,7 @@ def _load_npz(path: Path) -> BinaryQuadratic | LevelChoice | MultiObjective | St
             f"{path}: expected a problem or statistics that prunesolve wrote, got "
             + ("a truncated or foreign file" if kind is None else f"a file of kind {kind!r}")
         )
-    found: BinaryQuadratic | LevelChoice | MultiObjective | Statistics = kinds[kind].load(path)
-    return found
+    return kinds[kind].load(path)
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -430,6 +435,22 @@ def refit(dense: Any, removed: Any, data: Any, selection: Selection, **options: 
     from prunesolve.bridges.torch.refit import refit
 
     return refit(dense, removed, data, selection, **options)
+
+
+def fuse(
+    models: Sequence[Any], data: Any, *, alpha: Any = 0.4, lam: Any = 0.5, repair: Any = None, **options: Any
+) -> FuseResult:
+    """One network from several: similar neurons fused, the rest side by side; see `bridges.torch.fusion.fuse`."""
+    from prunesolve.bridges.torch.fusion import fuse
+
+    return fuse(models, data, alpha=alpha, lam=lam, repair=repair, **options)
+
+
+def merge(model: Any, data: Any, *, keep: Any, how: str = "cluster", **options: Any) -> MergeResult:
+    """A smaller network whose neurons are clusters of neurons; see `bridges.torch.merging.merge`."""
+    from prunesolve.bridges.torch.merging import merge
+
+    return merge(model, data, keep=keep, how=how, **options)
 
 
 def recalibrate_batchnorm(model: Any, data: Any) -> Any:
@@ -599,7 +620,9 @@ def _kept_units(problem: Any, solution: Any) -> dict[str, list[int]] | None:
     labels = problem.labels
     if solution is not None and isinstance(problem, LevelChoice) and "levels" in problem.meta:
         return units_of_levels(problem.meta["levels"], solution)
-    if solution is None or labels is None or not all(isinstance(x, tuple) and len(x) == 2 for x in labels):
+    if solution is None or isinstance(problem, (PartialTransport, Clustering)):
+        return None
+    if labels is None or not all(isinstance(x, tuple) and len(x) == 2 for x in labels):
         return None
     kept: dict[str, list[int]] = {str(layer): [] for layer, _ in labels}
     for (layer, channel), stays in zip(labels, solution, strict=True):
@@ -824,7 +847,7 @@ def _formulation(formulation: Any) -> Any:
     from prunesolve import formulations
 
     if isinstance(formulation, str):
-        return formulations.get(formulation)
+        return formulations.of_statistics(formulation)
     if isinstance(formulation, formulations.Formulation):
         return formulation
     raise InvalidProblem(f"formulation: expected a name or a Formulation, got {type(formulation).__name__}")
