@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prunesolve.problems._errors import InvalidProblem
 from prunesolve.problems._registry import Registry
 
 if TYPE_CHECKING:
+    from ._base import FeatureFormulation as FeatureFormulation
     from ._base import Formulation as Formulation
     from ._base import Objective as Objective
     from .fisher import Fisher as Fisher
+    from .generalised_pruning import GeneralisedPruning as GeneralisedPruning
     from .hybrid_qubo import HybridQubo as HybridQubo
     from .l1_qubo import L1Qubo as L1Qubo
     from .level_choice import KeepCounts as KeepCounts
     from .multi_objective import MultiObjectiveSelection as MultiObjectiveSelection
+    from .partial_fusion import PartialFusion as PartialFusion
     from .reconstruction import Reconstruction as Reconstruction
 
 # name: (module, class, what it is in a sentence)
@@ -32,10 +36,13 @@ _TABLE = {
         "MultiObjectiveSelection",
         "Another formulation's error against parameters and multiply-adds, as a front.",
     ),
+    "partial-fusion": ("partial_fusion", "PartialFusion", "Which neurons of two layers become one; see ps.fuse."),
+    "generalised-pruning": ("generalised_pruning", "GeneralisedPruning", "Which neurons become one; see ps.merge."),
 }
-_REGISTRY = Registry("formulation", __name__, _TABLE, ("Formulation", "Objective"))
+_ELSEWHERE = "networks are fused by prunesolve.fuse and made smaller by prunesolve.merge"
+_REGISTRY = Registry("formulation", __name__, _TABLE, ("Formulation", "FeatureFormulation", "Objective"))
 
-__all__ = ["all", "formulation_class", "get", "names", "summaries", *_REGISTRY.homes]
+__all__ = ["all", "formulation_class", "get", "names", "of_statistics", "summaries", *_REGISTRY.homes]
 
 __getattr__ = _REGISTRY.attribute
 
@@ -61,7 +68,7 @@ def formulation_class(name: str) -> type[Formulation]:
     return _REGISTRY.class_of(name)
 
 
-def get(name: str, **options: Any) -> Formulation:
+def get(name: str, **options: Any) -> Any:
     """A formulation by its name, with some options set.
 
     Raises
@@ -74,7 +81,22 @@ def get(name: str, **options: Any) -> Formulation:
     >>> get("l1-qubo", beta=0.0)
     L1Qubo(minimum=1, beta=0.0)
     """
-    found: Formulation = _REGISTRY.get(name, options)
+    return _REGISTRY.get(name, options)
+
+
+def of_statistics(name: str, **options: Any) -> Formulation:
+    """The same where statistics are at hand; refuses formulations that read features of neurons.
+
+    Raises
+    ------
+    InvalidProblem
+        If the formulation or an option is unknown, or it reads something else.
+    """
+    from ._base import Formulation
+
+    found = get(name, **options)
+    if not isinstance(found, Formulation):
+        raise InvalidProblem(f"formulation: {name} reads features of neurons, not statistics of units; {_ELSEWHERE}")
     return found
 
 

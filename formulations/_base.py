@@ -136,6 +136,34 @@ class Formulation(ABC):
         return {f.name: f.default for f in fields(cls)}
 
 
+@dataclass(frozen=True)
+class FeatureFormulation(ABC):
+    """A way to say which neurons are alike: one table of features a layer to problem and back.
+
+    Subclasses set `name` and `layers` and write `encode`, `decode` and `meaning`; `check_formulation` takes them too.
+    """
+
+    name: ClassVar[str]
+    layers: ClassVar[int] = 1  # how many tables `encode` takes
+
+    @abstractmethod
+    def encode(self, *features: Any, **options: Any) -> Any:
+        """The problem on tables of features, one row a neuron."""
+
+    @abstractmethod
+    def decode(self, problem: Any, solution: Any) -> Any:
+        """What a solution of the encoded problem makes of the neurons."""
+
+    @abstractmethod
+    def meaning(self, decoded: Any, *features: Any) -> float:
+        """What the objective's value of a decoded solution means, from the features themselves."""
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """{option: default} of this formulation."""
+        return {f.name: f.default for f in fields(cls)}
+
+
 def number_in(name: str, value: Any, low: float, high: float) -> None:
     """Refuse an option that is no number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:

@@ -29,27 +29,30 @@ from prunesolve.problems import (
 )
 from prunesolve.problems._arrays import Bits, Floats
 
-from ._base import Formulation
+from ._base import FeatureFormulation, Formulation
+from ._feature_testing import check_features
 
 MOST_UNITS = 12
 _CLOSE = 1e-9
 
 
-def check_formulation(formulation: Formulation, stats: Statistics | None = None) -> None:
+def check_formulation(formulation: Formulation | FeatureFormulation, stats: Statistics | None = None) -> None:
     """Prove on every selection of a small instance that the formulation keeps its word.
 
     The problem's value is `meaning` for every x; encode changes nothing and repeats; decode gives back the labelled
     units; constraints admit exactly the selections asked for; missing statistics and impossible budgets are refused
     in words; a claimed diagonal is true; the instance survives a file. A formulation may encode a `BinaryQuadratic`,
     a `MultiObjective` (whose `meaning` has one value for each objective, and whose `keep` is at most that many) or a
-    `LevelChoice`, whose points are checked by the selections they decode to.
+    `LevelChoice`, whose points are checked by the selections they decode to. A formulation of features encodes a
+    `Clustering` or a `PartialTransport`; its solutions are enumerated, decoded and valued by `meaning`.
 
     Parameters
     ----------
-    formulation : Formulation
+    formulation : Formulation or FeatureFormulation
         What to check.
     stats : Statistics, optional
-        At most 12 units; default `example_statistics()`, with and without groups that meet in one consumer.
+        For a formulation of statistics: at most 12 units; default `example_statistics()`, with and without groups that
+        meet in one consumer.
 
     Raises
     ------
@@ -62,6 +65,9 @@ def check_formulation(formulation: Formulation, stats: Statistics | None = None)
     >>> check_formulation(L1Qubo(beta=0.1))
     """
     _check_class(formulation)
+    if isinstance(formulation, FeatureFormulation):
+        check_features(formulation)
+        return
     samples = [stats] if stats is not None else [example_statistics(), example_statistics(concat=True)]
     for sample in samples:
         _say(sample.n <= MOST_UNITS, f"check_formulation enumerates: at most {MOST_UNITS} units, got {sample.n}")
@@ -161,7 +167,8 @@ def _free(formulation: Formulation) -> Formulation:
 
 
 def _check_class(formulation: Any) -> None:
-    _say(isinstance(formulation, Formulation), f"expected a Formulation, got {type(formulation).__name__}")
+    known = isinstance(formulation, (Formulation, FeatureFormulation))
+    _say(known, f"expected a Formulation, got {type(formulation).__name__}")
     cls = type(formulation)
     frozen = is_dataclass(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     _say(frozen and "__dataclass_fields__" in vars(cls), f"{cls.__name__}: decorate it with @dataclass(frozen=True)")

@@ -233,7 +233,16 @@ def test_no_progress_bar_where_nobody_watches(capsys):
 # Choices
 
 
-@pytest.mark.parametrize("formulation", ps.formulations.names())
+OF_STATISTICS = [cls.name for cls in ps.formulations.all() if issubclass(cls, ps.formulations.Formulation)]
+
+
+@pytest.mark.parametrize("formulation", [name for name in ps.formulations.names() if name not in OF_STATISTICS])
+def test_a_formulation_of_features_is_refused_with_the_way_to_go(formulation):
+    with pytest.raises(ps.InvalidProblem, match=f"{formulation} reads features of neurons.*prunesolve.merge"):
+        pruned(keep=0.5, formulation=formulation)
+
+
+@pytest.mark.parametrize("formulation", OF_STATISTICS)
 def test_every_formulation_goes_the_whole_way(formulation):
     own = {"multi-objective": ps.solvers.get("nsga2", population=20, generations=3), "level-choice": "auto"}
     out = pruned(keep=0.5, formulation=formulation, solver=own.get(formulation, FAST))
