@@ -35,6 +35,8 @@ Node = tuple[str, str]  # module path, "in" | "out"
 _Spelt = tuple[torch.Tensor, torch.Tensor, bool]
 Call = tuple[str, int]  # module path, how often it ran before in this forward pass
 
+OUTPUT, INPUT = "it is part of the network's output", "the network's own input also feeds it"
+
 _LARGE = 10.0  # a change to answers of size one: large enough to open a ReLU and to saturate a gate
 _COPIES = 64
 _NARROW = 32  # fewer channels than this are always told apart one by one
@@ -169,7 +171,7 @@ class _Bench:
                 hook.remove()
         for k, tensor in enumerate(self.inputs):
             if tensor.is_floating_point():
-                source = _Source("", tensor, self._change(tensor), reason="the network's own input also feeds it")
+                source = _Source("", tensor, self._change(tensor), reason=INPUT)
                 self.sources["", k] = source
         return order
 
@@ -247,7 +249,7 @@ class _Bench:
         finite = clean[clean.isfinite()].abs()
         tolerance = 16 * torch.finfo(clean.dtype).eps * (float(finite.max()) if finite.numel() else 0.0)
         if not path:
-            return _Reader(path, clean, tolerance, ("", "in"), None, "it is part of the network's output")
+            return _Reader(path, clean, tolerance, ("", "in"), None, OUTPUT)
         module = self.model.get_submodule(path)
         if self.roles[path] == "sealed":
             return _Reader(path, clean, tolerance, (path, "in"), None, _why_sealed(path, module))
