@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,6 +107,61 @@ def refit(
     return work
 
 
+class Rows(NamedTuple):
+    """What a layer of the smaller network should give: (o', o) of the dense layer's outputs, and of a shortcut."""
+
+    outputs: Any
+    shortcut: Any
+
+
+def refit_mapped(
+    dense: nn.Module,
+    smaller: nn.Module,
+    data: Any,
+    rows: Mapping[str, Rows],
+    readers: Collection[str],
+    *,
+    ridge: float = 1e-3,
+    device: Any = None,
+) -> nn.Module:
+    """The same where a smaller layer's outputs are mixtures of the dense layer's, as in merged networks.
+
+    Parameters
+    ----------
+    dense, smaller : Module
+        Untouched.
+    data : see `Batches`
+    rows : {path: Rows}
+        Layers that are not named have the outputs they had.
+    readers : collection of paths
+        Layers that read something smaller; from the first of them on every layer is fitted.
+    ridge : float
+        Pull towards the present weights, relative to the mean variance of the inputs.
+    device : torch device, optional
+        Where to compute; default where the models lie.
+    """
+    if not ridge >= 0.0:
+        raise InvalidProblem(f"ridge: expected a number >= 0, got {ridge}")
+    _check_weights(smaller)
+    with torch.inference_mode(False):
+        work = copy.deepcopy(smaller) if device is None else copy.deepcopy(smaller).to(device)
+        full = placed(dense, device)
+
+        def wanted(path: str) -> Rows:
+            if path in rows:
+                return rows[path]
+            whole = _kept(full, path, {})
+            return Rows(whole, whole)
+
+        _refit_layers(full, work, Batches(data), readers, wanted, ridge)
+    return work
+
+
+def trace(model: nn.Module, example: Inputs) -> list[_Layer]:
+    """The linear layers in execution order: path, calls, the BatchNorm it alone feeds, whether it is added."""
+    return _Trace().layers(model, example)
+
+
 def _check_weights(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if isinstance(module, LINEAR_LAYERS) and not isinstance(module.weight, nn.Parameter):
@@ -117,13 +173,28 @@ def _check_weights(model: nn.Module) -> None:
 
 def _refit_all(full: nn.Module, work: nn.Module, batches: Batches, selection: Selection, ridge: float) -> None:
     """Fit every layer of `work` from the first that loses inputs, in place."""
-    dropped, losers = _dropped_outputs(selection), _losers(selection)
+    dropped = _dropped_outputs(selection)
+
+    def wanted(path: str) -> Rows:
+        kept = _kept(full, path, dropped)
+        return Rows(kept, kept)
+
+    _refit_layers(full, work, batches, _losers(selection), wanted, ridge)
+
+
+def _refit_layers(
+    full: nn.Module,
+    work: nn.Module,
+    batches: Batches,
+    losers: Collection[str],
+    wanted: Callable[[str], Rows],
+    ridge: float,
+) -> None:
     with evaluating(full), evaluating(work):
-        layers = _Trace().layers(work, batches.example())
+        layers = trace(work, batches.example())
         first = next((i for i, layer in enumerate(layers) if layer.path in losers), len(layers))
         for layer in layers[first:]:
-            kept = _kept(full, layer.path, dropped)
-            _refit_layer(full, work, layer, batches, kept, ridge)
+            _refit_layer(full, work, layer, batches, wanted(layer.path), ridge)
 
 
 @dataclass(frozen=True)
@@ -281,9 +352,7 @@ def _kept(dense: nn.Module, path: str, dropped: dict[str, Any]) -> Tensor:
     return torch.from_numpy(channels).to(module.weight.device)
 
 
-def _refit_layer(
-    dense: nn.Module, model: nn.Module, layer: _Layer, batches: Batches, kept: Tensor, ridge: float
-) -> None:
+def _refit_layer(dense: nn.Module, model: nn.Module, layer: _Layer, batches: Batches, rows: Rows, ridge: float) -> None:
     """Fit one layer of `model` in place."""
     module = model.get_submodule(layer.path)
     if weight_matrix(module).shape[2] > _WIDE:
@@ -294,19 +363,22 @@ def _refit_layer(
     for inputs, _ in batches:
         wanted, given = _Watch(dense, layer).run(inputs), _Watch(model, layer).run(inputs)
         for x, y, z in zip(given.inputs, wanted.outputs, given.outputs, strict=True):
-            target = _matching(y, z, module, kept)
+            target = _matching(y, z, module, rows.outputs)
             if wanted.shortcut is not None and given.shortcut is not None:
-                error = _matching(wanted.shortcut, z, module, kept) - given.shortcut
+                error = _matching(wanted.shortcut, z, module, rows.shortcut) - given.shortcut
                 target = target + error * _inverse_slope(norm, z)
             equations.add(x, target)
     weight, intercept = equations.solve(ridge, centred=module.bias is not None or norm is not None)
-    _write(module, norm, weight, intercept, kept)
+    _write(module, norm, weight, intercept, rows.outputs)
 
 
 def _matching(dense: Tensor, given: Tensor, module: nn.Module, kept: Tensor) -> Tensor:
-    """The dense outputs of the channels that the layer still has."""
+    """The dense outputs of the channels that the layer still has; of a matrix `kept` (o', o) their mixtures."""
     axis = channel_axis(module)
-    matching = dense if dense.shape == given.shape else dense.index_select(axis, kept)
+    if kept.ndim == 2:
+        matching = (dense.movedim(axis, -1) @ kept.to(dense).T).movedim(-1, axis)
+    else:
+        matching = dense if dense.shape == given.shape else dense.index_select(axis, kept)
     if matching.shape != given.shape:
         raise InvalidProblem(
             f"refit: expected outputs {tuple(matching.shape)} as the selection keeps them, got {tuple(given.shape)}; "
