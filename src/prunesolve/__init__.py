@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from .pipeline import evaluator as evaluator
     from .pipeline import find_branches as find_branches
     from .pipeline import find_groups as find_groups
+    from .pipeline import fuse as fuse
     from .pipeline import load as load
     from .pipeline import masks as masks
     from .pipeline import measure as measure
+    from .pipeline import merge as merge
     from .pipeline import prune as prune
     from .pipeline import recalibrate_batchnorm as recalibrate_batchnorm
     from .pipeline import refit as refit
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from .problems import Blocks as Blocks
     from .problems import Budget as Budget
     from .problems import Cardinality as Cardinality
+    from .problems import Clustering as Clustering
     from .problems import Composite as Composite
     from .problems import Group as Group
     from .problems import GroupBounds as GroupBounds
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from .problems import LevelTuples as LevelTuples
     from .problems import LowRank as LowRank
     from .problems import MultiObjective as MultiObjective
+    from .problems import PartialTransport as PartialTransport
     from .problems import Product as Product
     from .problems import Selection as Selection
     from .problems import Selections as Selections
@@ -67,8 +71,10 @@ _NAMES = {
     "pipeline": (
         "prune",
         "measure",
+        "merge",
         "find_groups",
         "find_branches",
+        "fuse",
         "remove_branches",
         "solve",
         "select",
@@ -88,6 +94,7 @@ _NAMES = {
         "Blocks",
         "Budget",
         "Cardinality",
+        "Clustering",
         "Composite",
         "Group",
         "GroupBounds",
@@ -96,6 +103,7 @@ _NAMES = {
         "LevelTuples",
         "LowRank",
         "MultiObjective",
+        "PartialTransport",
         "Product",
         "Selection",
         "Selections",
