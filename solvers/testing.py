@@ -96,11 +96,16 @@ def checks() -> tuple[str, ...]:
 def _checks_of(solver: Any, name: str) -> list[Callable[[Any], None]]:
     """The checks of that name, for each kind that the solver takes; of fronts where nothing but fronts is taken."""
     shared = name in ("class", "ending") or not isinstance(solver, Solver)
-    if shared or _accepts(solver, BinaryQuadratic, BlackBox, LevelChoice):
+    if shared or (_accepts(solver, BinaryQuadratic, BlackBox, LevelChoice) and not _wraps_another_kind(solver)):
         found = [_CHECKS[name]]
     else:
         found = [CHECKS[name]] if name in CHECKS and not _kinds_of(solver) else []
     return found if shared else [*found, *(kind[name] for kind in _kinds_of(solver) if name in kind)]
+
+
+def _wraps_another_kind(solver: Solver) -> bool:
+    """Whether it is a wrapper around a solver of transports or clusterings, which `accepts` does not tell."""
+    return bool(_kinds_of(solver)) and not _examples_for(solver)
 
 
 def _kinds_of(solver: Solver) -> list[dict[str, Callable[[Any], None]]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prunesolve.problems import Clustering, PartialTransport
-from prunesolve.solvers import Solver, Status, _clustering_testing, _kind_testing, _plans, _transport_testing
+from prunesolve.solvers import Solver, Status, _clustering_testing, _kind_testing, _plans, _transport_testing, get
 from prunesolve.solvers.testing import check_solver, checks
 
 TRANSPORT, CLUSTERING = _transport_testing.KIND, _clustering_testing.KIND
@@ -362,3 +362,9 @@ def test_examples_can_be_met_and_are_what_they_are_written_out_as():
                 assert kind.meets(problem, solution), name
                 assert problem.is_feasible(solution), name
                 assert kind.near(problem, problem.value(solution), kind.value(problem, solution)), name
+
+
+@pytest.mark.parametrize("inner", ["assignment", "ward"])
+@pytest.mark.parametrize("check", ["values", "bound", "refusals", "pickle"])
+def test_a_wrapper_is_checked_by_the_kind_that_its_inner_solver_takes(inner, check):
+    check_solver(get("restarts", inner=inner), check)
