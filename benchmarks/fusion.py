@@ -346,6 +346,9 @@ def rows() -> list[dict[str, Any]]:
 
 def compute(asked: argparse.Namespace) -> None:
     ROWS.parent.mkdir(exist_ok=True)
+    scored = {"asked": asked.images, "dtype": asked.dtype}
+    if any(r["case"] in asked.case and {k: r[k] for k in scored} != scored for r in rows()):
+        raise SystemExit(f"{ROWS} holds rows of other images or another dtype; delete them, or ask for the same")
     done = {(r["case"], r["method"], r["alpha"], r["repair"]) for r in rows()}
     for name, method in itertools.product(asked.case, asked.method):
 
@@ -359,6 +362,7 @@ def compute(asked: argparse.Namespace) -> None:
             told |= {"params": sum(p.numel() for p in network.parameters())} | facts
             told |= {"seconds": time.perf_counter() - began}
             told |= score(network, CASES[name].sets[1], asked.images, getattr(torch, asked.dtype))
+            told["asked"] = asked.images
             with ROWS.open("a") as file:
                 file.write(json.dumps(told) + "\n")
             print({k: v for k, v in told.items() if k not in ("alphas", "search")}, flush=True)

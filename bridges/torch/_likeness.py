@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunesolve.problems import Group, Member
+from prunesolve.problems import Group, InvalidProblem, Member
 from prunesolve.problems._arrays import Floats
 
 from ._forward import evaluating
@@ -75,6 +75,11 @@ def moments(model: nn.Module, groups: Sequence[Group], batches: Batches) -> dict
     finally:
         for handle in handles:
             handle.remove()
+    for name, seen in found.items():
+        if not np.isfinite(seen.gram).all():
+            raise InvalidProblem(
+                f"data: layer {name!r} gives activations that are not finite; mend the data or the network"
+            )
     return found
 
 

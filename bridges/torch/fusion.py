@@ -158,7 +158,7 @@ def fuse(
     repair: Any = None,
     refit: bool = False,
     inputs: Sequence[Any] | None = None,
-    whole: bool = False,
+    whole: bool = True,
     params: float | int | None = None,
     evaluations: int = 40,
     loss: Callable[..., Any] | None = None,
@@ -195,7 +195,8 @@ def fuse(
     inputs : sequence of (mean, std), optional
         Each model's normalisation where they differ; the fused network reads the first's.
     whole : bool
-        Whether layers of different widths are joined by whole pairs, see `PartialFusion`.
+        Whether layers of different widths are joined by whole pairs; otherwise by uniform measures, which split neurons
+        and make the fused layers wider, see `PartialFusion`.
     params : int or float, optional
         With alpha="search": the most parameters; a float counts in parameters of the first model.
     evaluations : int

@@ -447,10 +447,14 @@ def fuse(
 
 
 def merge(model: Any, data: Any, *, keep: Any, how: str = "cluster", **options: Any) -> MergeResult:
-    """A smaller network whose neurons are clusters of neurons; see `bridges.torch.merging.merge`."""
-    from prunesolve.bridges.torch.merging import merge
+    """A smaller network whose neurons are clusters of neurons; see `bridges.torch.merging.merge`.
 
-    return merge(model, data, keep=keep, how=how, **options)
+    Two networks in a list become one, see `merge_ensemble` there; `keep` is then of the neurons of both.
+    """
+    from prunesolve.bridges.torch.merging import merge, merge_ensemble
+
+    merged = merge_ensemble if isinstance(model, (list, tuple)) else merge
+    return merged(model, data, keep=keep, how=how, **options)
 
 
 def recalibrate_batchnorm(model: Any, data: Any) -> Any:

@@ -163,6 +163,13 @@ def test_networks_of_different_widths(digits, whole):
     assert accuracy(fused.model, digits) > 0.9
 
 
+def test_whole_pairs_of_different_widths_cost_less_than_the_ensemble(digits):
+    models = [trained(*digits[:2], 0, width=40), trained(*digits[:2], 1, width=24)]
+    sizes = [fuse(models, digits[0], alpha=alpha).report["parameters"]["of_ensemble"] for alpha in (0.0, 0.3, 0.6)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] < 1.0
+
+
 def test_models_of_different_input_normalisation():
     first, second = ((0.5, 0.4), (0.2, 0.3)), ((0.1, 0.2), (1.0, 0.5))
     models, pixels = [Cnn(0), Cnn(1)], torch.rand(8, 2, 3, 3)

@@ -259,6 +259,7 @@ def test_the_door():
     net, data, _ = trained(0)
     out = ps.merge(net, data, keep=0.5)
     assert out.model.fc1.out_features == 32
+    assert ps.merge([net, net], data, keep=0.25).model.fc1.out_features == 32
 
 
 @pytest.mark.parametrize(
@@ -294,3 +295,13 @@ def test_grouped_convolutions_are_left_alone_by_name():
     net, x = make("grouped")
     made = merge(net, x, keep=0.5)
     assert any("convolution in 2 groups" in reason for reason in made.report["excluded"].values())
+
+
+@pytest.mark.parametrize("at", [0, 7])
+def test_data_that_are_not_finite_are_refused(at):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    inputs = torch.randn(8, 3)
+    inputs[at] = float("nan")
+    with pytest.raises(InvalidProblem, match="mend the data"):
+        merge(net, [(part, None) for part in inputs.split(4)], keep=2)
