@@ -6,7 +6,6 @@ subject to  Cardinality, GroupBounds, Budget        x in {0, 1}^n, x_i = 1 keeps
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy as np
 from ._arrays import LARGEST, Bits, Floats, bits, csr_arrays, csr_from, floats, number
 from ._errors import InvalidProblem, UnsupportedProblem, unknown
 from ._feasibility import check_together
-from ._npz import json_array, read, unpack, write
+from ._npz import content_hash, json_array, read, unpack, write
 from .constraints import Budget, Cardinality, Constraint, GroupBounds
 from .couplings import AnyCoupling, Blocks, Dense, LowRank, Sparse, coupling, from_pairs
 
@@ -139,12 +138,7 @@ class BinaryQuadratic:
     @cached_property
     def hash(self) -> str:
         """Content hash of the instance: the first 16 hex digits of a SHA-256 over its arrays."""
-        digest = hashlib.sha256()
-        for name, array in sorted(problem_arrays(self).items()):
-            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            # viewed as bytes where they lie: an n = 4096 matrix is 128 MiB
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return digest.hexdigest()[:16]
+        return content_hash(problem_arrays(self))
 
     def replace(self, **changes: Any) -> BinaryQuadratic:
         """The same problem with some fields changed, checked anew.

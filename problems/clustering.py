@@ -9,7 +9,6 @@ distances between the points tell.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ import numpy as np
 
 from ._arrays import LARGEST, SYMMETRY, Floats, Indices, floats, integers, table, whole
 from ._errors import InvalidProblem
-from ._npz import json_array, read, unpack, write
+from ._npz import content_hash, json_array, read, unpack, write
 from .binary_quadratic import checked_labels
 
 # rows of a table that are compared with its transpose at a time
@@ -141,11 +140,7 @@ class Clustering:
     @cached_property
     def hash(self) -> str:
         """Content hash: the first 16 hex digits of a SHA-256 over the arrays."""
-        digest = hashlib.sha256()
-        for name, array in sorted(_arrays(self).items()):
-            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        return content_hash(_arrays(self))
 
     def replace(self, **changes: Any) -> Clustering:
         """The same problem with some fields changed, checked anew."""

@@ -10,7 +10,6 @@ that of the activations' memory, is the largest of these terms instead of their 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import numpy as np
 from ._arrays import Floats, Indices, floats, integers, number
 from ._arrays import levels as checked_levels
 from ._errors import InvalidProblem, unknown
-from ._npz import json_array, read, unpack, write
+from ._npz import content_hash, json_array, read, unpack, write
 from .binary_quadratic import checked_labels
 
 _TOTALS = ("sum", "max")
@@ -165,11 +164,7 @@ class LevelChoice:
     @cached_property
     def hash(self) -> str:
         """Content hash: the first 16 hex digits of a SHA-256 over the tables."""
-        digest = hashlib.sha256()
-        for name, array in sorted(_arrays(self).items()):
-            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return content_hash(_arrays(self))
 
     def replace(self, **changes: Any) -> LevelChoice:
         """The same problem with some fields changed, checked anew."""

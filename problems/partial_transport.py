@@ -7,7 +7,6 @@ subject to  P >= 0,  P 1 <= source,  P' 1 <= target,  sum P = mass
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy as np
 
 from ._arrays import LARGEST, Floats, floats, number, plan, table
 from ._errors import InvalidProblem
-from ._npz import json_array, read, unpack, write
+from ._npz import content_hash, json_array, read, unpack, write
 from .binary_quadratic import checked_labels
 
 # relative to the largest of the masses: what rounding may add
@@ -172,11 +171,7 @@ class PartialTransport:
     @cached_property
     def hash(self) -> str:
         """Content hash: the first 16 hex digits of a SHA-256 over the arrays."""
-        digest = hashlib.sha256()
-        for name, array in sorted(_arrays(self).items()):
-            digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        return content_hash(_arrays(self))
 
     def replace(self, **changes: Any) -> PartialTransport:
         """The same problem with some fields changed, checked anew."""
