@@ -83,8 +83,9 @@ def find_groups(model: nn.Module, example: Any, *, layers: Iterable[str] | None 
     """
     wanted = None if layers is None else _checked_layers(model, layers)
     probed, inputs = _prepared(model, example)
-    if not all(bool(x.isfinite().all()) for x in inputs):
-        raise InvalidProblem("data: the example holds NaN or infinite values; mend the data")
+    # infinite values may be meant, as in a mask
+    if any(bool(x.isnan().any()) for x in inputs):
+        raise InvalidProblem("data: the example holds NaN, which is not finite; mend the data")
     with evaluating(probed):
         flow = probe(probed, inputs)
     candidates, excluded = _candidates(model, flow, wanted)

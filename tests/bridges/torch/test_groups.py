@@ -374,3 +374,18 @@ def test_public_networks_end_masked_equal_to_removed(name: str, shared: Path) ->
         inner = {f"layer{s}.{i}.conv1": 8 * 2**s for s in (1, 2, 3) for i in range(3)}
         assert {g.name: g.size for g in found.groups} == {"conv1": 16, **inner}
         assert set(found.excluded) == {"layer2.0.conv2", "layer3.0.conv2", "linear"}
+
+
+def test_an_example_may_hold_infinite_values_but_no_nan():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x, mask):
+            return self.b(torch.relu(self.a(x))) + torch.exp(mask)
+
+    mask = torch.tensor([[0.0, float("-inf")]])
+    assert [group.size for group in find_groups(Masked(), (torch.ones(1, 3), mask)).groups] == [4]
+    with pytest.raises(InvalidProblem, match="NaN.*mend the data"):
+        find_groups(Masked(), (torch.ones(1, 3), mask * 0.0))
