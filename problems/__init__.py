@@ -24,6 +24,11 @@ from .multi_objective import Composite as Composite
 from .multi_objective import MultiObjective as MultiObjective
 from .multi_objective import Product as Product
 from .partial_transport import PartialTransport as PartialTransport
+from .sparse_regression import Keep as Keep
+from .sparse_regression import NofM as NofM
+from .sparse_regression import PerRow as PerRow
+from .sparse_regression import SparseRegression as SparseRegression
+from .subset_regression import SubsetRegression as SubsetRegression
 from .units import Group as Group
 from .units import Member as Member
 from .units import Selection as Selection

@@ -30,6 +30,7 @@ from prunesolve.problems import (
     MultiObjective,
     PartialTransport,
     SolverFailed,
+    SparseRegression,
     UnsupportedProblem,
 )
 from prunesolve.problems._arrays import Floats, bits
@@ -738,7 +739,7 @@ def _checked(problem: Any, name: str, x: Any) -> Any:
     """A copy of a solution as the problem takes it: bits, levels, a plan or clusters."""
     if isinstance(problem, BinaryQuadratic):
         return bits(name, x, problem.n)
-    if isinstance(problem, (LevelChoice, PartialTransport, Clustering)):
+    if isinstance(problem, (LevelChoice, PartialTransport, Clustering, SparseRegression)):
         return problem.checked(name, x)
     return (problem.joint if isinstance(problem, Composite) else problem).checked(x, name)
 
