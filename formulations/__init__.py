@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .hybrid_qubo import HybridQubo as HybridQubo
     from .l1_qubo import L1Qubo as L1Qubo
     from .level_choice import KeepCounts as KeepCounts
+    from .moonshot import Moonshot as Moonshot
     from .multi_objective import MultiObjectiveSelection as MultiObjectiveSelection
     from .partial_fusion import PartialFusion as PartialFusion
     from .reconstruction import Reconstruction as Reconstruction
@@ -30,6 +31,7 @@ _TABLE = {
     "hybrid-qubo": ("hybrid_qubo", "HybridQubo", "Taylor and Fisher saliency against the likeness of activations."),
     "fisher": ("fisher", "Fisher", "Second-order increase of the loss when units go together."),
     "reconstruction": ("reconstruction", "Reconstruction", "Error of the next layer's output; no weights to tune."),
+    "moonshot": ("moonshot", "Moonshot", "Reconstruction error and second-order loss, weighted against each other."),
     "level-choice": ("level_choice", "KeepCounts", "How many units each layer keeps, ranked beforehand."),
     "multi-objective": (
         "multi_objective",

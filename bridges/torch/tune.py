@@ -27,6 +27,7 @@ Grid = Mapping[str, Sequence[Any]]
 GRIDS: dict[str, Grid] = {
     "hybrid-qubo": {"alpha": (0.0, 0.5, 1.0), "beta": (0.0, 0.2, 0.5, 1.0), "normalisation": ("global", "layer")},
     "l1-qubo": {"beta": (0.0, 0.02, 0.1, 0.5)},
+    "moonshot": {"lam": tuple(round(0.1 * tenth, 1) for tenth in range(11))},
 }
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from prunesolve.bridges.torch.evaluate import Evaluator
 from prunesolve.bridges.torch.measure import measure
 from prunesolve.bridges.torch.tune import tune
-from prunesolve.formulations import Fisher, HybridQubo, L1Qubo
+from prunesolve.formulations import Fisher, HybridQubo, L1Qubo, Moonshot
 from prunesolve.formulations.testing import example_statistics
 from prunesolve.problems import BlackBox, InvalidProblem, Selections
 from prunesolve.solvers import Exact
@@ -154,3 +154,16 @@ def test_the_shipped_grids_fit_their_formulations():
 def test_nonsense_is_refused_in_words(formulation, grid, words):
     with pytest.raises(InvalidProblem, match=words):
         tune(formulation, example_statistics(), Toy().box, keep=5, grid=grid, solver=SOLVER)
+
+
+def test_moonshot_is_swept_by_its_own_grid():
+    """The loss counts what lam = 0 would keep: nothing but the sweep finds that end."""
+    stats = example_statistics(3)
+    wanted = SOLVER.solve(Moonshot(lam=0.0).encode(stats, keep=5)).solution
+    assert not np.array_equal(wanted, SOLVER.solve(Moonshot().encode(stats, keep=5)).solution)
+    box = BlackBox(Selections(10), lambda rows: (rows != wanted).sum(axis=1).astype(float))
+    found = tune(Moonshot(), stats, box, keep=5, solver=SOLVER)
+    assert {t.formulation.lam for t in found.trials} == {round(0.1 * tenth, 1) for tenth in range(11)}
+    np.testing.assert_array_equal(found.keep, wanted)
+    assert found.trials[0].value == 0.0
+    assert found.default.value > 0.0
