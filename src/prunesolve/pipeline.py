@@ -691,7 +691,8 @@ def prune(
     refit : bool
         Solve each consumer's least-squares problem on what it still reads (no labels, no gradients).
     repair : sequence of str, optional
-        In order: "bn" re-estimates the BatchNorm statistics on `data`.
+        In order, of "bn" (the BatchNorm statistics are measured anew on `data`), "layer-variance", "repair", "asr",
+        "bias" and "damped"; no labels, no gradients. See `prunesolve.bridges.torch.repair`.
     loss, metric : callable, optional
         loss(outputs, targets) -> mean; default cross-entropy for integer targets, mean squared error for float ones.
     device : optional
@@ -1064,11 +1065,16 @@ def _refit_step(dense: Any, removed: Any, batches: Any, selection: Selection) ->
     return refit(dense, removed, batches, selection)
 
 
-def _batchnorm_step(dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
-    return recalibrate_batchnorm(removed, batches)
+def _repair_step(name: str, dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
+    from prunesolve.bridges.torch.repair import repaired
+
+    return repaired(dense, removed, batches, name, selection)
 
 
-_REPAIRS: dict[str, Callable[..., Any]] = {"bn": _batchnorm_step}
+# those of prunesolve.bridges.torch.repair, by name alone: choices are checked before torch is loaded
+_REPAIRS: dict[str, Callable[..., Any]] = {
+    name: partial(_repair_step, name) for name in ("bn", "layer-variance", "repair", "asr", "bias", "damped")
+}
 
 
 def _achieved(dense: Any, removed: Any, selection: Selection, example: Any) -> dict[str, list[int]]:
