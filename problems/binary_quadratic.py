@@ -292,19 +292,24 @@ def constraint_arrays(constraint: Constraint) -> dict[str, np.ndarray[Any, Any]]
 def problem_from_arrays(arrays: Mapping[str, Any]) -> BinaryQuadratic:
     """The instance whose plain arrays, and meta as text, are given."""
     labels = json.loads(str(arrays["labels"])) if "labels" in arrays else None
-    constraints: list[Constraint] = []
-    while f"constraint{len(constraints)}.kind" in arrays:
-        head = f"constraint{len(constraints)}."
-        constraints.append(_constraint({k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}))
     return BinaryQuadratic(
         arrays["linear"],
         _coupling_from(arrays),
         offset=float(arrays["offset"]),
-        constraints=constraints,
+        constraints=constraints_from(arrays),
         labels=labels,
         diagonal=arrays.get("diagonal"),
         meta=json.loads(str(arrays["meta"])),
     )
+
+
+def constraints_from(arrays: Mapping[str, Any]) -> list[Constraint]:
+    """The constraints whose plain arrays are stored as `constraint0.*`, `constraint1.*`, ..."""
+    constraints: list[Constraint] = []
+    while f"constraint{len(constraints)}.kind" in arrays:
+        head = f"constraint{len(constraints)}."
+        constraints.append(_constraint({k[len(head) :]: v for k, v in arrays.items() if k.startswith(head)}))
+    return constraints
 
 
 def _coupling_from(arrays: Mapping[str, Any]) -> Any:

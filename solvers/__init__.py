@@ -59,6 +59,14 @@ _TABLE = {
         "POT's network simplex for partial transports of any masses, proved by its duals.",
     ),
     "sinkhorn": ("sinkhorn", "Sinkhorn", "POT's entropic transport in the log domain, rounded to a feasible plan."),
+    "obc": ("obc", "Obc", "Removes single weights by their exact loss, the others making up for each."),
+    "admm": ("admm", "Admm", "ALPS: single weights by least squares and the pattern in turn, until they agree."),
+    "magnitude": ("magnitude", "Magnitude", "The largest single weights, or by Wanda's score; nothing is searched."),
+    "osscar": (
+        "osscar",
+        "Osscar",
+        "Takes out input groups at their exact cost, the others refitted, then swaps them; may prove.",
+    ),
     "polish": ("polish", "Polish", "Another solver, then the best single moves until none improves."),
     "restarts": ("restarts", "Restarts", "Another solver over and over with new seeds, the best kept."),
 }

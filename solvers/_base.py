@@ -31,6 +31,7 @@ from prunesolve.problems import (
     PartialTransport,
     SolverFailed,
     SparseRegression,
+    SubsetRegression,
     UnsupportedProblem,
 )
 from prunesolve.problems._arrays import Floats, bits
@@ -562,7 +563,7 @@ class Solver(ABC):
 
         Parameters
         ----------
-        problem : BinaryQuadratic, LevelChoice, BlackBox, MultiObjective, Composite, PartialTransport or Clustering
+        problem : BinaryQuadratic, LevelChoice, BlackBox, MultiObjective, Composite, PartialTransport, ...
             What to minimise; it is not changed.
         seed : int or None
             Seed of the run; None draws one. The effective seed is in the result.
@@ -739,7 +740,7 @@ def _checked(problem: Any, name: str, x: Any) -> Any:
     """A copy of a solution as the problem takes it: bits, levels, a plan or clusters."""
     if isinstance(problem, BinaryQuadratic):
         return bits(name, x, problem.n)
-    if isinstance(problem, (LevelChoice, PartialTransport, Clustering, SparseRegression)):
+    if isinstance(problem, (LevelChoice, PartialTransport, Clustering, SparseRegression, SubsetRegression)):
         return problem.checked(name, x)
     return (problem.joint if isinstance(problem, Composite) else problem).checked(x, name)
 

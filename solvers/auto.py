@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from prunesolve.problems import BinaryQuadratic, Clustering, LevelChoice, LowRank, MultiObjective, PartialTransport
+from prunesolve.problems import (
+    BinaryQuadratic,
+    Clustering,
+    LevelChoice,
+    LowRank,
+    MultiObjective,
+    PartialTransport,
+    SubsetRegression,
+)
 
 from . import _branching, get
 from ._base import Run, Solver, Status
@@ -38,7 +46,7 @@ class Auto(Solver):
     - several objectives: `nsga2`;
     - a choice of levels: `dynamic-programming` where it takes the costs, else `level-switch`;
     - a partial transport: `assignment` where all weights are equal and the mass a whole multiple of them, else
-      `network-simplex`; a clustering: `ward`.
+      `network-simplex`; a clustering: `ward`; a regression on a subset of inputs: `osscar`.
 
     The choice follows the problem and the declared limits, never measured time. `details["picked"]` names it.
 
@@ -64,6 +72,7 @@ class Auto(Solver):
         LevelChoice,
         PartialTransport,
         Clustering,
+        SubsetRegression,
     )
 
     def __post_init__(self) -> None:
@@ -129,6 +138,8 @@ def _pick(problem: Any, threads: int) -> tuple[Solver, str]:
         return get("network-simplex"), "a transport of any masses"
     if isinstance(problem, Clustering):
         return get("ward"), f"{problem.n} points in {problem.n_clusters} clusters"
+    if isinstance(problem, SubsetRegression):
+        return get("osscar"), f"{problem.n} groups of {len(problem.block)} inputs"
     if problem.n <= Exact().enumerate_up_to:
         return Exact(), f"{problem.n} units can be enumerated"
     if splits(problem):

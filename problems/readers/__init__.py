@@ -17,6 +17,7 @@ from prunesolve.problems.clustering import Clustering
 from prunesolve.problems.level_choice import LevelChoice
 from prunesolve.problems.multi_objective import MultiObjective
 from prunesolve.problems.partial_transport import PartialTransport
+from prunesolve.problems.subset_regression import SubsetRegression
 
 from . import beasley, coo, mdplib, qkp
 from ._text import Text
@@ -30,6 +31,7 @@ _KINDS: dict[str | None, Any] = {
     "level-choice": LevelChoice,
     "multi-objective": MultiObjective,
     "partial-transport": PartialTransport,
+    "subset-regression": SubsetRegression,
 }
 
 # how many numbers the first line of each all-number format holds
@@ -52,7 +54,7 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
 
     Returns
     -------
-    BinaryQuadratic, or what else an `.npz` holds: Clustering, LevelChoice, MultiObjective, PartialTransport
+    BinaryQuadratic, or what else an `.npz` holds: Clustering, LevelChoice, MultiObjective, PartialTransport, ...
         With the sign turned where the file maximises.
 
     Raises

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .problems import Selections as Selections
     from .problems import SolverFailed as SolverFailed
     from .problems import Statistics as Statistics
+    from .problems import SubsetRegression as SubsetRegression
     from .problems import Unit as Unit
     from .problems import UnsupportedProblem as UnsupportedProblem
     from .problems import library as library
@@ -109,6 +110,7 @@ _NAMES = {
         "Selections",
         "SolverFailed",
         "Statistics",
+        "SubsetRegression",
         "Unit",
         "UnsupportedProblem",
     ),

@@ -645,6 +645,7 @@ def describe(thing: Any) -> str:
         MultiObjective,
         PartialTransport,
         Statistics,
+        SubsetRegression,
     )
     from prunesolve.solvers import Result
 
@@ -664,6 +665,12 @@ def describe(thing: Any) -> str:
         of = "distances" if thing.features is None else f"{thing.features.shape[1]} features"
         most = "" if thing.max_size is None else f" of at most {thing.max_size}"
         return f"Clustering, {thing.n} points by {of}, {thing.n_clusters} clusters{most}, hash {thing.hash}"
+    if isinstance(thing, SubsetRegression):
+        constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
+        return (
+            f"SubsetRegression, {thing.n} groups of {len(thing.block)} inputs, {thing.cross.shape[1]} outputs, "
+            f"constraints: {constraints}, hash {thing.hash}"
+        )
     if isinstance(thing, BinaryQuadratic):
         name = thing.meta.get("name")
         constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"

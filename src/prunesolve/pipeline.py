@@ -33,6 +33,7 @@ from prunesolve.problems import (
     Selection,
     SolverFailed,
     Statistics,
+    SubsetRegression,
     unknown,
 )
 from prunesolve.problems._arrays import Bits, floats, integers
@@ -329,6 +330,7 @@ def _load_npz(path: Path) -> Any:
         "multi-objective": MultiObjective,
         "partial-transport": PartialTransport,
         "statistics": Statistics,
+        "subset-regression": SubsetRegression,
     }
     kind = kind_of(path)
     if kind not in kinds:
