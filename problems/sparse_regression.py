@@ -133,7 +133,7 @@ class NofM:
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", _count("NofM.n", self.n))
         object.__setattr__(self, "m", _count("NofM.m", self.m))
-        if not 1 <= self.m or self.n > self.m:
+        if self.m < 1 or self.n > self.m:
             raise InvalidProblem(f"NofM: expected 0 <= n <= m and m >= 1, got {self.n} of {self.m}")
         if self.order is not None:
             order = integers("NofM.order", self.order, (None,))
@@ -363,7 +363,16 @@ class SparseRegression:
     @cached_property
     def dense_weights(self) -> Floats:
         """(o, d) the weights of the least value, where all stay."""
-        return self.weights(np.ones(self.n, dtype=bool))
+        rank = 0 if self.row_factors is None else self.row_factors.shape[2]
+        if self.row_factors is None or 2 * rank > self.shape[1] or _null_space(unit_diagonal(self.gram)[1]).shape[1]:
+            return self.weights(np.ones(self.n, dtype=bool))
+        # Woodbury's identity from one factor of gram for all rows: w = v - B U (I + U' B U)^-1 U' v, v = B c, B = gram^-1
+        found = np.empty(self.shape)
+        for i, own in enumerate(self.row_factors):
+            solved = least_squares(self.gram, np.column_stack([self.cross[:, i], own]))
+            v, reach = solved[:, 0], solved[:, 1:]
+            found[i] = v - reach @ np.linalg.solve(np.eye(rank) + own.T @ reach, own.T @ v)
+        return found
 
     @cached_property
     def least(self) -> float:
@@ -463,7 +472,7 @@ def _null_space(scaled: Floats) -> Floats:
 def _largest(scores: Floats, k: int) -> Bits:
     """The k largest of each row."""
     kept = np.zeros(scores.shape, dtype=bool)
-    if 0 < k:
+    if k > 0:
         at = np.argpartition(-scores, k - 1, axis=1)[:, :k]
         np.put_along_axis(kept, at, values=True, axis=1)
     return kept
@@ -489,8 +498,8 @@ def _symmetric(gram: Floats) -> Floats:
 def _check_size(name: str, array: Any) -> None:
     if array is not None and np.abs(array).max(initial=0.0) > _LARGEST:
         raise InvalidProblem(
-            f"{name}: expected entries up to {_LARGEST:g}, got {np.abs(array).max():.3g}: their squares would leave the "
-            "float64 range; divide gram, cross and offset by it"
+            f"{name}: expected entries up to {_LARGEST:g}, got {np.abs(array).max():.3g}: their squares would leave "
+            "the float64 range; divide gram, cross and offset by it"
         )
 
 

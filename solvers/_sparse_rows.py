@@ -27,7 +27,7 @@ class Rows:
     scale : (d,) float
         s; 1 for an input that is always 0.
     gram : (d, d) float
-        The scaled gram, damped where it is singular.
+        The scaled gram; 1 on the diagonal of an input that is always 0.
     cross : (o, d) float
         The scaled c_i, a row each.
     factors : (o, d, r) float or None
@@ -37,18 +37,17 @@ class Rows:
     """
 
     def __init__(self, problem: SparseRegression) -> None:
+        self._problem = problem
         self.o, self.d = problem.shape
         self.scale = np.sqrt(problem.diagonals.mean(axis=0))
         self.scale[self.scale == 0.0] = 1.0
-        scaled = problem.gram / self.scale[:, None] / self.scale
-        # an input that is always 0 takes no part, and any weight of it may go
-        scaled[np.diag_indices(self.d)] += problem.diagonals.mean(axis=0) == 0.0
+        dead = problem.diagonals.mean(axis=0) == 0.0
+        self.gram = problem.gram / self.scale[:, None] / self.scale + np.diag(dead.astype(np.float64))
         self.cross = np.ascontiguousarray((problem.cross / self.scale[:, None]).T)
         self.factors = None if problem.row_factors is None else problem.row_factors / self.scale[:, None]
         pattern = problem.pattern
         self.group = pattern.group(self.d) if isinstance(pattern, NofM) else np.zeros(self.d, dtype=np.int64)
-        self.gram = scaled
-        self._inverse = _inverse(scaled)
+        self._inverse = _inverse(self.gram)
         # a gram that is singular alone may be sound with the rows' own part: damping it would be for nothing
         self._alone = self._inverse[1] > 0.0 or (self.factors is not None and 2 * self.factors.shape[2] > self.d)
 
@@ -79,12 +78,18 @@ class Rows:
         inner = np.eye(own.shape[1]) + own.T @ reach
         return np.asarray(base - reach @ np.linalg.solve(inner, reach.T))
 
+    def mean_inverse_factor(self, order: Indices) -> Floats:
+        """(d, d) upper triangular R with R' R the inverse of the rows' mean Hessian, inputs taken in that order."""
+        mean = self.gram
+        if self.factors is not None:
+            mean = mean + np.tensordot(self.factors, self.factors, axes=((0, 2), (0, 2))) / self.o
+        inverse = _inverse(mean[np.ix_(order, order)])[0]
+        return np.asarray(np.linalg.cholesky(inverse).T)
+
     @cached_property
     def dense(self) -> Floats:
         """(o, d) scaled weights of the least loss, nothing pruned."""
-        if self.factors is None:
-            return np.asarray(self.cross @ self._inverse[0])
-        return np.stack([self.inverse(row) @ self.cross[row] for row in range(self.o)])
+        return np.asarray(self._problem.dense_weights * self.scale)
 
     def by_row(self, mask: Any) -> Bits:
         """(o, d) a selection (o d,)."""

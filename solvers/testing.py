@@ -36,7 +36,7 @@ from prunesolve.problems import (
 )
 from prunesolve.problems._arrays import Bits, Floats
 
-from . import _clustering_testing, _regression_testing, _transport_testing
+from . import _clustering_testing, _regression_testing, _sparse_testing, _transport_testing
 from ._base import Incumbent, Result, Run, Solver, Status
 from ._front_testing import CHECKS, fronts_for
 
@@ -44,7 +44,7 @@ _CLOSE = 1e-9
 _LIMIT = 0.2  # seconds asked for on a larger instance
 _SOME, _FEW = 2000, 100  # evaluations, for checks to which it is all one how the search ends; of a black box
 _SLACK = 1.3  # seconds that a run may take to notice that it should end
-_KINDS = (_transport_testing.KIND, _clustering_testing.KIND, _regression_testing.KIND)
+_KINDS = (_transport_testing.KIND, _clustering_testing.KIND, _regression_testing.KIND, _sparse_testing.KIND)
 _PATIENCE = 60.0  # seconds after which a search on a tiny instance is taken to be endless
 _BY_ITSELF = (Status.OPTIMAL, Status.FINISHED)
 
