@@ -50,12 +50,16 @@ def weight_matrix(module: Any) -> Tensor:
 
 def set_weight(module: Any, matrix: Tensor) -> None:
     """Write W (groups, outputs a group, inputs a group x taps) into the module: the inverse of `weight_matrix`."""
-    weight = module.weight
+    with torch.no_grad():
+        module.weight.copy_(shaped(module, matrix))
+
+
+def shaped(module: Any, matrix: Tensor) -> Tensor:
+    """W (groups, outputs a group, inputs a group x taps) in the shape of the module's weight."""
     if isinstance(module, TRANSPOSED):
         spread = matrix.unflatten(2, (-1, *module.kernel_size)).transpose(1, 2)
         matrix = spread.flip(tuple(range(3, 3 + len(module.kernel_size))))
-    with torch.no_grad():
-        weight.copy_(matrix.reshape(weight.shape))
+    return matrix.reshape(module.weight.shape)
 
 
 def columns(module: Any, inputs: Tensor) -> Iterator[tuple[Tensor, tuple[slice, slice]]]:

@@ -32,6 +32,7 @@ from prunesolve.problems import (
     PartialTransport,
     Selection,
     SolverFailed,
+    SparseRegression,
     Statistics,
     SubsetRegression,
     unknown,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from prunesolve.bridges.torch.merging import MergeResult
     from prunesolve.bridges.torch.tune import Tuned
     from prunesolve.bridges.torch.verify import Check
+
+    from .single_weights import WeightsResult
 
 AnySolver = str | Solver | type[Solver]
 
@@ -329,6 +332,7 @@ def _load_npz(path: Path) -> Any:
         "level-choice": LevelChoice,
         "multi-objective": MultiObjective,
         "partial-transport": PartialTransport,
+        "sparse-regression": SparseRegression,
         "statistics": Statistics,
         "subset-regression": SubsetRegression,
     }
@@ -520,6 +524,9 @@ class Report(dict[str, Any]):
 
     def _removal(self) -> Iterator[str]:
         check = self["removal"]
+        # single weights go without a removal
+        if check is None:
+            return
         yield f"masked equals removed: largest difference {check['largest_difference']:.3g} of {check['tolerance']:.3g}"
 
     def save(self, path: str | Path) -> None:
@@ -664,7 +671,7 @@ def prune(
     device: Any = None,
     time_limit: float | None = None,
     seed: int = 0,
-) -> PruneResult:
+) -> PruneResult | WeightsResult:
     r"""Prune a trained network: measure, encode, solve, decode, mask, remove, refit.
 
         keep* = argmin_x f(x)   subject to the budget,   x_i = 1 keeps unit i
@@ -678,8 +685,10 @@ def prune(
     keep, params, macs : int or float, optional
         Budget: units, parameters, multiply-adds; a float is a fraction of the dense network, an int a count. At least
         one. Parameters and MACs are the removed network's true counts: at most what was asked, and no unit more fits.
-    granularity : "channel"
-        What goes.
+    granularity : "channel", "weight" or "n:m"
+        What goes: units, or single weights, which become zeros. Of "weight" `keep` counts the weights of all chosen
+        layers; of "2:4" and the like n of m consecutive input channels stay, without `keep`. The result is then a
+        `WeightsResult`; see `bridges.torch.weights.prune_weights` for `solver` and `layers`.
     formulation, solver : str or object
         By name, or with options set. A solver of black boxes ("refine", "swap-search", "tensor-train") takes the
         formulation as surrogate and evaluates the network itself on half of the data, after a quick refit where
@@ -687,7 +696,8 @@ def prune(
         "multi-objective" the front of loss and cost is searched, see `trade_off`: the point of least loss within the
         budgets, which are then upper limits, or the knee where there are none.
     allocation : "auto"
-        How many units each layer keeps: decided by the formulation under one budget for the whole network.
+        How many units each layer keeps: decided by the formulation under one budget for the whole network. Of single
+        weights also "uniform", "erk", "lamp", "global" or "level-choice".
     layers : sequence of str, optional
         Modules whose OUTPUTS may go; default all that can.
     refit : bool
@@ -729,6 +739,26 @@ def prune(
     """
     given = {"keep": keep, "params": params, "macs": macs}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if granularity != "channel":
+        from .single_weights import prune_single_weights
+
+        return prune_single_weights(
+            model,
+            data,
+            granularity=granularity,
+            asked=asked,
+            formulation=formulation,
+            solver=solver,
+            allocation=allocation,
+            layers=layers,
+            refit=refit,
+            repair=repair,
+            loss=loss,
+            metric=metric,
+            device=device,
+            time_limit=time_limit,
+            seed=seed,
+        )
     chosen, searcher = _formulation(formulation), _solver(solver, {})
     steps_after = checked_choices(granularity, allocation, refit, repair)
     if asked or chosen.name != "multi-objective":

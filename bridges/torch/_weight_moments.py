@@ -1,0 +1,129 @@
+r"""What a layer's inputs and the outputs wanted of it add up to, and the sparse regression that follows.
+
+With x the inputs of a layer (unfolded), y what it should give and W_0 its weights,
+
+    C = cov(x),  r = ridge * mean(diag C)
+    gram = C + r I,  cross = (cov(y, x) + r W_0)',  offset = tr cov(y) + r ||W_0||^2
+
+so that the problem's value is the error per column plus the pull towards W_0. Without an intercept moments about zero
+take the covariances' place.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunesolve.problems import InvalidProblem
+from prunesolve.problems.sparse_regression import SparseRegression
+
+from ._layers import conv_groups
+from .unfold import _windows, weight_matrix
+
+
+class Moments:
+    """Streams inputs and targets of one layer into float64 moments, a random share of the columns of each call.
+
+    Parameters
+    ----------
+    path, module
+        The layer.
+    share : int
+        Most columns taken of one call.
+    generator : torch.Generator
+        Draws them.
+    """
+
+    def __init__(self, path: str, module: Any, share: int, generator: torch.Generator) -> None:
+        self.path, self.module, self.share, self.generator = path, module, share, generator
+        self.dense = weight_matrix(module).cpu().double()
+        groups, outs, reads = self.dense.shape
+        self.count = 0
+        self.x, self.y = torch.zeros(groups, reads).double(), torch.zeros(groups, outs).double()
+        self.xx, self.yx = torch.zeros(groups, reads, reads).double(), torch.zeros(groups, outs, reads).double()
+        self.yy = torch.zeros(groups).double()
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """One call's inputs and what the layer should give for them."""
+        x, y = sampled(self.module, inputs, targets, self.share, self.generator)
+        self.count += x.shape[2]
+        self.xx += (x @ x.transpose(1, 2)).cpu().double()
+        self.yx += (y @ x.transpose(1, 2)).cpu().double()
+        self.x += x.sum(2).cpu().double()
+        self.y += y.sum(2).cpu().double()
+        self.yy += y.square().sum((1, 2)).cpu().double()
+
+    def settle(self, ridge: float, centred: bool) -> None:
+        """The sums become the moments of the regression."""
+        if not all(bool(torch.isfinite(m).all()) for m in (self.xx, self.yx, self.yy)):
+            raise InvalidProblem(
+                f"layer {self.path}: expected finite inputs and outputs on the calibration data, got NaN or infinite "
+                "ones; look for them in the data or for a weight of an earlier layer that is not finite"
+            )
+        self.centred = centred
+        self.x, self.y = self.x / self.count, self.y / self.count
+        self.xx, self.yx, self.yy = self.xx / self.count, self.yx / self.count, self.yy / self.count
+        if centred:
+            self.xx -= self.x[:, :, None] * self.x[:, None]
+            self.yx -= self.y[:, :, None] * self.x[:, None]
+            self.yy -= self.y.square().sum(1)
+        diagonal = self.xx.diagonal(dim1=1, dim2=2)
+        varies = diagonal > 1e-12 * diagonal.amax(1, keepdim=True)
+        mean = (diagonal * varies).sum(1) / varies.sum(1).clamp_min(1)
+        # inputs that are all zero say nothing: the pull alone decides
+        self.pull = torch.where(mean > 0, ridge * mean, 1.0)
+
+    def problem(self, group: int, pattern: Any, row_factors: Any = None) -> SparseRegression:
+        """The regression of one of the layer's groups of channels."""
+        pull, dense = float(self.pull[group]), self.dense[group]
+        gram = self.xx[group] + pull * torch.eye(dense.shape[1], dtype=torch.float64)
+        return SparseRegression(
+            ((gram + gram.T) / 2).numpy(),
+            (self.yx[group] + pull * dense).T.numpy(),
+            pattern,
+            row_factors=row_factors,
+            offset=float(self.yy[group] + pull * dense.square().sum()),
+            start_weights=dense.numpy(),
+            meta={"layer": self.path, "group": group},
+        )
+
+    def intercept(self, weight: Tensor) -> Tensor | None:
+        """(o,) what W x needs beside it for the mean outputs to be right, None where the fit has none."""
+        if not self.centred:
+            return None
+        return (self.y - (weight @ self.x[:, :, None])[:, :, 0]).flatten()
+
+    def error(self, weight: Tensor) -> float:
+        """The weights' squared error as a share of the wanted outputs' variance."""
+        fitted = ((weight @ self.xx - 2 * self.yx) * weight).sum()
+        return max(0.0, float((self.yy.sum() + fitted) / self.yy.sum().clamp_min(1e-30)))
+
+
+def sampled(
+    module: Any, inputs: Tensor, targets: Tensor, share: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """X (groups, d, columns) and Y (groups, o, columns) of at most `share` columns, drawn at random where more are."""
+    groups = conv_groups(module)
+    if isinstance(module, nn.Linear):
+        x, y = inputs.reshape(-1, inputs.shape[-1]), targets.reshape(-1, targets.shape[-1])
+        if len(x) > share:
+            rows = torch.randperm(len(x), generator=generator)[:share].to(x.device)
+            x, y = x[rows], y[rows]
+        return x.T[None], y.T[None]
+    dims = len(module.kernel_size)
+    windows = _windows(module, inputs)
+    outputs = targets if targets.ndim == 2 + dims else targets.unsqueeze(0)
+    places = (len(windows), *windows.shape[2 : 2 + dims])
+    total = prod(places)
+    taken = torch.randperm(total, generator=generator)[:share] if total > share else torch.arange(total)
+    batch, *at = (torch.from_numpy(i).to(inputs.device) for i in np.unravel_index(taken.numpy(), places))
+    # indices on both sides of a slice come first: (columns, channels, *taps)
+    x, y = windows[(batch, slice(None), *at)], outputs[(batch, slice(None), *at)]
+    return (
+        x.reshape(len(x), groups, -1).permute(1, 2, 0).contiguous(),
+        y.reshape(len(y), groups, -1).permute(1, 2, 0).contiguous(),
+    )

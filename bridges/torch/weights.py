@@ -1,0 +1,406 @@
+r"""Prune single weights of a whole network, layer by layer, and refit what stays: no labels, no gradients.
+
+In execution order, for each layer with inputs x in the network pruned so far and the dense network's outputs y,
+
+    minimise over W, b with W in the pattern    E||y - W x - b||^2 + r ||W - W_0||^2        (`SparseRegression`)
+
+The pattern is k_l weights of the layer (`allocation` says how many of the network's) or n of every m consecutive input
+channels. Where the outputs are added to a shortcut, y makes the pruned shortcut's error good as well, as in `refit`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunesolve import solvers
+from prunesolve.problems import InvalidProblem, SolverFailed, unknown
+from prunesolve.problems.sparse_regression import Keep, NofM, SparseRegression
+from prunesolve.solvers import Result, Solver
+
+from ._forward import evaluating
+from ._lockstep import Lockstep, Stop
+from ._weight_moments import Moments
+from .allocation import keep_counts
+from .data import Batches
+from .evaluate import placed
+from .masks import Masks
+from .refit import _check_weights, _inverse_slope, _Layer, trace
+from .unfold import LINEAR_LAYERS, set_weight, shaped, taps, weight_matrix
+
+# more columns would need matrices of several GiB
+_WIDE = 16384
+# calibration columns a layer: more change its moments little and cost as much as all the rest
+_COLUMNS = 2**17
+# what "auto" stands for, by measurements on ResNet-20
+SOLVER, ALLOCATION = "admm", "global"
+
+_log = logging.getLogger("prunesolve")
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedWeights:
+    """What `prune_weights` brought back.
+
+    Parameters
+    ----------
+    model : Module
+        A new network of the same shapes with exact zeros.
+    masks : Masks
+        {"path.weight": bool of the weight's shape}, True stays.
+    counts : {path: (kept, size)}
+        Weights of each layer that was pruned.
+    errors : {path: float}
+        Squared error of each layer's output, as a share of the wanted output's variance.
+    exempt : {path: str}
+        Layers left dense, and why.
+    results : {path: tuple of Result}
+        The solver's answers, one for each group of a layer's channels.
+    allocation : str or None
+        The rule by which the counts were chosen.
+    """
+
+    model: nn.Module
+    masks: Masks
+    counts: Mapping[str, tuple[int, int]]
+    errors: Mapping[str, float]
+    exempt: Mapping[str, str]
+    results: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
+    allocation: str | None = None
+
+
+def prune_weights(
+    model: nn.Module,
+    data: Any,
+    *,
+    keep: float | None = None,
+    pattern: str | None = None,
+    layers: Sequence[str] | None = None,
+    solver: str | Solver = "auto",
+    allocation: str | Mapping[str, int] = "auto",
+    refit: bool = True,
+    ridge: float = 1e-3,
+    columns: int = _COLUMNS,
+    device: Any = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+) -> PrunedWeights:
+    r"""The network with single weights set to zero and the others refitted, in one pass over the layers.
+
+    Parameters
+    ----------
+    model : Module
+        The dense network; untouched.
+    data : see `Batches`
+        Calibration samples; targets are not used.
+    keep : int or float, optional
+        Weights of the chosen layers that stay in all: a count, or with a point a fraction. Biases and norms are not
+        counted and stay.
+    pattern : str, optional
+        "2:4" or any n:m instead of `keep`: of m input channels that follow one another n stay, for each output and
+        kernel tap. Layers whose input channels m does not divide stay dense.
+    layers : sequence of str, optional
+        Layers that are pruned; default every Linear and convolution, the first and the last among them.
+    solver : str or Solver
+        "magnitude", "wanda" (|w| times the input's root mean square), or a solver of `SparseRegression` by name or
+        with its options set, which chooses each layer's weights on what the network pruned so far feeds it.
+    allocation : str or {path: int}
+        How `keep` is shared out: see `keep_counts`; or the count of every layer.
+    refit : bool
+        Whether the weights that stay are refitted, and layers left dense with them; else they keep their values.
+    ridge : float > 0
+        Pull towards the present weights, relative to the mean variance of the inputs.
+    columns : int
+        Most columns (samples x output positions) from which a layer is fitted, drawn at random where there are more.
+    device : torch device, optional
+        Where to compute; default where the model lies.
+    time_limit : float, optional
+        Seconds for the solver, shared evenly among the layers.
+    seed : int
+        Draws the columns and goes to the solver.
+
+    Returns
+    -------
+    PrunedWeights
+
+    Raises
+    ------
+    InvalidProblem
+        If the choices make no sense, a name is unknown, or a layer's activations are not finite.
+    SolverFailed
+        If the solver found no weights of the pattern.
+
+    References
+    ----------
+    Sun et al., A simple and effective pruning approach for large language models, ICLR 2024 (Wanda); Frantar, Singh,
+    Alistarh, Optimal brain compression, NeurIPS 2022 (layer after layer on the pruned network's inputs).
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> out = prune_weights(net, torch.linspace(-1, 1, 64).reshape(16, 4), keep=12, solver="magnitude")
+    >>> int(out.masks["0.weight"].sum() + out.masks["2.weight"].sum()), int((out.model[0].weight != 0).sum())
+    (12, 8)
+    """
+    _check_weights(model)
+    if not ridge > 0.0 or columns < 1:
+        raise InvalidProblem(f"expected ridge > 0 and columns >= 1, got {ridge} and {columns}")
+    choice = _solver(solver)
+    if pattern is None and keep is None and not isinstance(allocation, Mapping):
+        raise InvalidProblem("expected keep, such as 0.1 of the weights, or pattern, such as '2:4'; got neither")
+    if pattern is not None and keep is not None:
+        raise InvalidProblem(f"pattern {pattern!r} says how many weights stay; leave keep={keep} out")
+    shape = None if pattern is None else n_of_m(pattern)
+    chosen = _chosen(model, layers)
+    # inference tensors keep no version, by which an in-place change is told
+    with torch.inference_mode(False):
+        dense, batches = placed(model, device), Batches(data)
+        work = copy.deepcopy(dense)
+        with evaluating(dense), evaluating(work):
+            order = trace(work, batches.example())
+            chosen, exempt = _without_exempt(work, chosen, {layer.path for layer in order}, shape)
+            counts, rule = (None, None) if shape is not None else _counts(work, chosen, keep, allocation)
+            fit = _Fit(work, shape, counts, choice, refit, ridge, columns, time_limit, seed)
+            fit.all(dense, [layer for layer in order if layer.path in chosen or refit], chosen, batches)
+    return PrunedWeights(work, Masks(fit.masks), fit.counts, fit.errors, exempt, fit.results, rule)
+
+
+def n_of_m(pattern: str) -> tuple[int, int]:
+    """(n, m) of a pattern such as "2:4".
+
+    Examples
+    --------
+    >>> n_of_m("2:4")
+    (2, 4)
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", str(pattern))
+    n, m = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 0 < n < m:
+        raise InvalidProblem(f"pattern: expected n:m with 0 < n < m, such as '2:4', got {pattern!r}")
+    return n, m
+
+
+def weights_to_keep(keep: Any, n: int) -> int:
+    """The count that `keep` stands for: itself, or floor(f n + 0.5) for a fraction f of n weights."""
+    wrong = isinstance(keep, (bool, np.bool_)) or not isinstance(keep, Real)
+    if not wrong and isinstance(keep, Integral) and 0 < int(keep) <= n:
+        return int(keep)
+    if wrong or isinstance(keep, Integral) or not 0.0 < float(keep) <= 1.0:
+        raise InvalidProblem(f"keep: expected a fraction in (0, 1] or a count of the {n} weights, got {keep!r}")
+    return math.floor(float(keep) * n + 0.5)
+
+
+def _solver(solver: str | Solver) -> Solver:
+    if solver == "wanda":
+        return solvers.get("magnitude", score="wanda")
+    return solvers.get(SOLVER if solver == "auto" else solver) if isinstance(solver, str) else solver
+
+
+def _chosen(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
+    """Paths of the layers that are pruned."""
+    linear = [path for path, module in model.named_modules() if isinstance(module, LINEAR_LAYERS)]
+    if not linear:
+        raise InvalidProblem("model: expected Linear or convolutional layers to prune, found none")
+    for path in layers or ():
+        if path not in linear:
+            raise unknown("layer", path, linear)
+    if layers is not None and not layers:
+        raise InvalidProblem("layers: expected the names of layers to prune, got none; None takes all")
+    return [path for path in linear if layers is None or path in layers]
+
+
+def _without_exempt(
+    model: nn.Module, chosen: Sequence[str], called: Collection[str], shape: tuple[int, int] | None
+) -> tuple[list[str], dict[str, str]]:
+    """The layers that can be pruned, and why the others are not."""
+    exempt = {}
+    for path in chosen:
+        module = model.get_submodule(path)
+        reads = weight_matrix(module).shape[2] // taps(module)
+        if path not in called:
+            exempt[path] = "not called by the model's forward pass"
+        elif shape is not None and reads % shape[1]:
+            exempt[path] = f"{reads} input channels are no multiple of {shape[1]}"
+    left = [path for path in chosen if path not in exempt]
+    if not left:
+        raise InvalidProblem(
+            "expected a layer that can be pruned, got none: "
+            + "; ".join(f"{path}: {reason}" for path, reason in exempt.items())
+        )
+    return left, exempt
+
+
+def _counts(
+    model: nn.Module, chosen: Sequence[str], keep: Any, allocation: str | Mapping[str, int]
+) -> tuple[dict[str, int], str]:
+    """Weights kept of each layer, and the rule that said so."""
+    weights = {path: model.get_submodule(path).weight.detach() for path in chosen}
+    if isinstance(allocation, Mapping):
+        return _given_counts(weights, allocation), "given"
+    rule = ALLOCATION if allocation == "auto" else allocation
+    total = weights_to_keep(keep, sum(w.numel() for w in weights.values()))
+    return keep_counts(weights, total, rule), rule
+
+
+def _given_counts(weights: Mapping[str, Tensor], given: Mapping[str, int]) -> dict[str, int]:
+    wrong = [path for path in given if path not in weights] + [path for path in weights if path not in given]
+    if wrong:
+        raise InvalidProblem(f"allocation: expected a count for each of {', '.join(weights)}, got other names: {wrong}")
+    for path, count in given.items():
+        if not 0 < int(count) <= weights[path].numel():
+            raise InvalidProblem(f"allocation: expected 1 to {weights[path].numel()} weights of {path}, got {count}")
+    return {path: int(given[path]) for path in weights}
+
+
+class _Fit:
+    """Goes from layer to layer of the network under work."""
+
+    def __init__(
+        self,
+        work: nn.Module,
+        shape: tuple[int, int] | None,
+        quota: Mapping[str, int] | None,
+        solver: Solver,
+        refit: bool,
+        ridge: float,
+        columns: int,
+        time_limit: float | None,
+        seed: int,
+    ) -> None:
+        self.work, self.shape, self.quota, self.solver = work, shape, quota, solver
+        self.refit, self.ridge, self.columns, self.time_limit, self.seed = refit, ridge, columns, time_limit, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.masks: dict[str, Tensor] = {}
+        self.counts: dict[str, tuple[int, int]] = {}
+        self.errors: dict[str, float] = {}
+        self.results: dict[str, tuple[Result, ...]] = {}
+
+    def all(self, dense: nn.Module, order: Sequence[_Layer], chosen: Collection[str], batches: Batches) -> None:
+        """Every layer from the first that is pruned, in order."""
+        first = next(i for i, layer in enumerate(order) if layer.path in chosen)
+        if self.time_limit is not None:
+            self.time_limit /= len(chosen)
+        count = sum(1 for _ in batches)
+        with Lockstep(dense, self.work, batches, order[first:]) as steps:
+            for layer in order[first:]:
+                self.one(layer, layer.path in chosen, steps.at(layer), max(1, self.columns // (count * layer.calls)))
+
+    def one(self, layer: _Layer, pruned: bool, stops: Iterable[Stop], share: int) -> None:
+        """One layer on what its stops bring."""
+        module = self.work.get_submodule(layer.path)
+        if weight_matrix(module).shape[2] > _WIDE:
+            self._too_wide(layer.path, module, pruned, stops)
+            return
+        norm = None if layer.norm is None else self.work.get_submodule(layer.norm)
+        moments = Moments(layer.path, module, share, self.generator)
+        for stop in stops:
+            moments.add(stop.inputs, target_of(stop, layer, norm))
+        moments.settle(self.ridge, centred=module.bias is not None or _keeps_mean(norm))
+        self._check_count(moments)
+        weight, kept = self._chosen(layer.path, moments) if pruned else self._dense(moments)
+        if pruned:
+            self._note(layer.path, module, kept)
+        if not self.refit:
+            weight = moments.dense * kept
+        self.errors[layer.path] = moments.error(weight)
+        set_weight(module, weight.to(module.weight.device, module.weight.dtype))
+        if self.refit:
+            write_intercept(module, norm, moments.intercept(weight))
+
+    def _chosen(self, path: str, moments: Moments) -> tuple[Tensor, Tensor]:
+        """Weights and mask (groups, o, d) that the solver chooses."""
+        groups, outs, reads = moments.dense.shape
+        patterns = self._patterns(path, moments.dense)
+        weight, kept = torch.zeros_like(moments.dense), torch.zeros(moments.dense.shape, dtype=torch.bool)
+        results = []
+        for g, pattern in enumerate(patterns):
+            problem = moments.problem(g, pattern)
+            result = self._solved(problem)
+            results.append(result)
+            kept[g] = torch.from_numpy(np.array(result.solution).reshape(outs, reads))
+            weight[g] = torch.from_numpy(np.array(problem.weights(result.solution)))
+        self.results[path] = tuple(results)
+        return weight, kept
+
+    def _patterns(self, path: str, dense: Tensor) -> list[Any]:
+        """The pattern of each group of channels; a count is parted among them by magnitude."""
+        groups, _, reads = dense.shape
+        if self.shape is not None:
+            spread = taps(self.work.get_submodule(path))
+            return [NofM(*self.shape, order=np.arange(reads).reshape(-1, spread).T.ravel())] * groups
+        assert self.quota is not None
+        top = np.argsort(-dense.abs().flatten().numpy(), kind="stable")[: self.quota[path]]
+        return [Keep(int(k)) for k in np.bincount(top // dense[0].numel(), minlength=groups)]
+
+    def _dense(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """All weights of a layer that is not pruned, refitted."""
+        everything = torch.ones(moments.dense.shape, dtype=torch.bool)
+        fitted = [moments.problem(g, Keep(m.numel())).dense_weights for g, m in enumerate(everything)]
+        return torch.from_numpy(np.stack(fitted)), everything
+
+    def _solved(self, problem: SparseRegression) -> Result:
+        result = self.solver.solve(problem, seed=self.seed, time_limit=self.time_limit)
+        if result.details.get("interrupted"):
+            # the solver keeps its incumbent at Ctrl-C; who interrupts the whole way wants it to end
+            raise KeyboardInterrupt
+        if not result.feasible:
+            raise SolverFailed(f"layer {problem.meta['layer']}: {result.solver}: {result.status.value}", result)
+        return result
+
+    def _too_wide(self, path: str, module: Any, pruned: bool, stops: Iterable[Stop]) -> None:
+        """By magnitude and without a fit; the passes go on all the same."""
+        for _ in stops:
+            pass
+        if not pruned:
+            return
+        _log.warning("weights: %s reads more than %d columns; pruned by magnitude, not refitted", path, _WIDE)
+        dense = weight_matrix(module).cpu().double()
+        kept = np.stack([p.best(np.abs(w)) for p, w in zip(self._patterns(path, dense), dense.numpy(), strict=True)])
+        self._note(path, module, torch.from_numpy(kept))
+        set_weight(module, (dense * torch.from_numpy(kept)).to(module.weight.device, module.weight.dtype))
+
+    def _note(self, path: str, module: Any, kept: Tensor) -> None:
+        self.masks[f"{path}.weight"] = shaped(module, kept).clone()
+        self.counts[path] = int(kept.sum()), kept.numel()
+
+    def _check_count(self, moments: Moments) -> None:
+        if self.refit and moments.count < moments.dense.shape[2]:
+            _log.warning(
+                "weights: %s is fitted with %d inputs on %d samples; more calibration data would fit it better",
+                *(moments.path, moments.dense.shape[2], moments.count),
+            )
+
+
+def target_of(stop: Stop, layer: _Layer, norm: Any) -> Tensor:
+    """What the layer should give: the dense outputs, and what makes the pruned shortcut's error good."""
+    if stop.wanted_shortcut is None or stop.given_shortcut is None:
+        return stop.wanted
+    if layer.norm is not None and not _keeps_mean(norm):
+        # statistics of the batch: what the norm multiplies with is not known
+        return stop.wanted
+    return stop.wanted + (stop.wanted_shortcut - stop.given_shortcut) * _inverse_slope(norm, stop.wanted)
+
+
+def write_intercept(module: Any, norm: Any, intercept: Tensor | None) -> None:
+    """Into the layer's bias, else into the running mean of the BatchNorm that it alone feeds."""
+    if intercept is None:
+        return
+    shift = intercept.to(module.weight.device, module.weight.dtype)
+    if module.bias is not None:
+        module.bias.copy_(shift)
+    else:
+        norm.running_mean -= shift
+
+
+def _keeps_mean(norm: Any) -> bool:
+    return norm is not None and norm.running_mean is not None
