@@ -54,6 +54,11 @@ class Keep:
         if self.k > o * d:
             raise InvalidProblem(f"Keep: k = {self.k} of o x d = {o} x {d} weights; the largest k is {o * d}")
 
+    @property
+    def words(self) -> str:
+        """What it asks, in a few words."""
+        return f"any {self.k} weights"
+
     def kept(self, o: int, d: int) -> int:
         """Weights kept in all."""
         return self.k
@@ -91,6 +96,11 @@ class PerRow:
         """Refuse rows of too few weights."""
         if self.k > d:
             raise InvalidProblem(f"PerRow: k = {self.k} of d = {d} weights in a row; the largest k is {d}")
+
+    @property
+    def words(self) -> str:
+        """What it asks, in a few words."""
+        return f"{self.k} in each row"
 
     def kept(self, o: int, d: int) -> int:
         """Weights kept in all."""
@@ -153,6 +163,11 @@ class NofM:
             )
         if self.order is not None and len(self.order) != d:
             raise InvalidProblem(f"NofM.order: expected the order of d = {d} inputs, got one of {len(self.order)}")
+
+    @property
+    def words(self) -> str:
+        """What it asks, in a few words."""
+        return f"{self.n} of every {self.m}" + ("" if self.order is None else " in an order given")
 
     def kept(self, o: int, d: int) -> int:
         """Weights kept in all."""

@@ -17,6 +17,7 @@ from prunesolve.problems.clustering import Clustering
 from prunesolve.problems.level_choice import LevelChoice
 from prunesolve.problems.multi_objective import MultiObjective
 from prunesolve.problems.partial_transport import PartialTransport
+from prunesolve.problems.sparse_regression import SparseRegression
 from prunesolve.problems.subset_regression import SubsetRegression
 
 from . import beasley, coo, mdplib, qkp
@@ -31,6 +32,7 @@ _KINDS: dict[str | None, Any] = {
     "level-choice": LevelChoice,
     "multi-objective": MultiObjective,
     "partial-transport": PartialTransport,
+    "sparse-regression": SparseRegression,
     "subset-regression": SubsetRegression,
 }
 

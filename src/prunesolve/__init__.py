@@ -44,15 +44,19 @@ if TYPE_CHECKING:
     from .problems import Group as Group
     from .problems import GroupBounds as GroupBounds
     from .problems import InvalidProblem as InvalidProblem
+    from .problems import Keep as Keep
     from .problems import LevelChoice as LevelChoice
     from .problems import LevelTuples as LevelTuples
     from .problems import LowRank as LowRank
     from .problems import MultiObjective as MultiObjective
+    from .problems import NofM as NofM
     from .problems import PartialTransport as PartialTransport
+    from .problems import PerRow as PerRow
     from .problems import Product as Product
     from .problems import Selection as Selection
     from .problems import Selections as Selections
     from .problems import SolverFailed as SolverFailed
+    from .problems import SparseRegression as SparseRegression
     from .problems import Statistics as Statistics
     from .problems import SubsetRegression as SubsetRegression
     from .problems import Unit as Unit
@@ -100,15 +104,19 @@ _NAMES = {
         "Group",
         "GroupBounds",
         "InvalidProblem",
+        "Keep",
         "LevelChoice",
         "LevelTuples",
         "LowRank",
         "MultiObjective",
+        "NofM",
         "PartialTransport",
+        "PerRow",
         "Product",
         "Selection",
         "Selections",
         "SolverFailed",
+        "SparseRegression",
         "Statistics",
         "SubsetRegression",
         "Unit",

@@ -18,6 +18,7 @@ from prunesolve.problems import (
     LevelChoice,
     MultiObjective,
     PartialTransport,
+    SparseRegression,
     SubsetRegression,
 )
 from prunesolve.solvers import Front, Result, _plans
@@ -25,7 +26,7 @@ from prunesolve.solvers._front import hypervolume, knee, nondominated
 from prunesolve.solvers._tolerance import tolerance, typical_bias
 
 # problems with one value; of a MultiObjective the whole front is looked at
-_One = BinaryQuadratic | LevelChoice | PartialTransport | Clustering | SubsetRegression
+_One = BinaryQuadratic | LevelChoice | PartialTransport | Clustering | SparseRegression | SubsetRegression
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def examine(problem: _One | MultiObjective, told: Mapping[str, Any]) -> Verdict:
 
     Parameters
     ----------
-    problem : BinaryQuadratic, LevelChoice, PartialTransport, Clustering, SubsetRegression or MultiObjective
+    problem : BinaryQuadratic, LevelChoice, PartialTransport, Clustering, a regression or MultiObjective
         The instance; `best_known` and `bound` in its `meta`, to be minimised, are compared with where they are there.
     told : mapping
         The JSON object that `solve` writes.
@@ -294,7 +295,7 @@ def _rounding(problem: _One, objective: float) -> float:
         return 1e-9 * problem.value(np.zeros(problem.n, dtype=np.int64))
     if isinstance(problem, LevelChoice):
         return 1e-9 * sum(float(np.abs(error).max()) for error in problem.error)
-    if isinstance(problem, SubsetRegression):
+    if isinstance(problem, (SparseRegression, SubsetRegression)):
         return 1e-9 * (abs(problem.offset) + abs(problem.offset - problem.least))
     size = abs(problem.offset) + float(np.abs(problem.linear).sum()) + problem.couplings.magnitude()
     return 1e-9 * abs(objective) + 64 * float(np.finfo(np.float64).eps) * size

@@ -644,6 +644,7 @@ def describe(thing: Any) -> str:
         LevelChoice,
         MultiObjective,
         PartialTransport,
+        SparseRegression,
         Statistics,
         SubsetRegression,
     )
@@ -665,6 +666,12 @@ def describe(thing: Any) -> str:
         of = "distances" if thing.features is None else f"{thing.features.shape[1]} features"
         most = "" if thing.max_size is None else f" of at most {thing.max_size}"
         return f"Clustering, {thing.n} points by {of}, {thing.n_clusters} clusters{most}, hash {thing.hash}"
+    if isinstance(thing, SparseRegression):
+        own = "" if thing.row_factors is None else f", {thing.row_factors.shape[2]} factors for each output"
+        return (
+            f"SparseRegression, {thing.shape[0]} outputs of {thing.shape[1]} inputs{own}, {thing.pattern.words}: "
+            f"{thing.k} of {thing.n} weights stay, hash {thing.hash}"
+        )
     if isinstance(thing, SubsetRegression):
         constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
         return (
