@@ -1,0 +1,1 @@
+"""The parts of benchmarks/one_shot.py, one module each."""
