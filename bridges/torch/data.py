@@ -78,6 +78,11 @@ class Batches:
         """Number of batches, where the source knows it (TypeError otherwise)."""
         return len(self._source)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the samples are held: whole tensors, a list or a tuple of batches, a one-shot iterator's."""
+        return isinstance(self._source, (list, tuple))
+
     def example(self, count: int = 2) -> Inputs:
         """Inputs of the first `count` samples."""
         inputs, _ = next(iter(self))

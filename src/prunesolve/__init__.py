@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline import measure as measure
     from .pipeline import merge as merge
     from .pipeline import prune as prune
+    from .pipeline import prune_and_tune as prune_and_tune
     from .pipeline import recalibrate_batchnorm as recalibrate_batchnorm
     from .pipeline import refit as refit
     from .pipeline import remove_branches as remove_branches
@@ -75,6 +76,7 @@ _NAMES = {
     "pareto": ("trade_off", "TradeOff"),
     "pipeline": (
         "prune",
+        "prune_and_tune",
         "measure",
         "merge",
         "find_groups",

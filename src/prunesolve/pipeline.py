@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from prunesolve.bridges.torch.groups import Found
     from prunesolve.bridges.torch.masks import Masks
     from prunesolve.bridges.torch.merging import MergeResult
+    from prunesolve.bridges.torch.rounds import PruneAndTuneResult
     from prunesolve.bridges.torch.tune import Tuned
     from prunesolve.bridges.torch.verify import Check
 
@@ -468,6 +469,46 @@ def recalibrate_batchnorm(model: Any, data: Any) -> Any:
     from prunesolve.bridges.torch.batchnorm import recalibrate_batchnorm
 
     return recalibrate_batchnorm(model, data)
+
+
+def prune_and_tune(
+    model: Any,
+    data: Any,
+    *,
+    keep: int | float,
+    formulation: Any = "reconstruction",
+    solver: Any = "auto",
+    refit: bool | str = True,
+    repair: Sequence[str] | None = None,
+    loss: Callable[..., Any] | None = None,
+    metric: Callable[..., Any] | None = None,
+    time_limit: float | None = None,
+    **options: Any,
+) -> PruneAndTuneResult:
+    """Prune in rounds, train where the metric falls too far; see `bridges.torch.rounds.prune_and_tune`.
+
+    Parameters
+    ----------
+    model, data, keep, loss, metric
+        As there.
+    formulation, solver, refit, repair, time_limit
+        Of every round's `prune`.
+    **options
+        `steps`, `threshold`, `frozen`, `lr`, `calibration`, `judge`, ... of the bridge, and options of its `finetune`.
+    """
+    from prunesolve.bridges.torch.rounds import prune_and_tune
+
+    pruned = partial(
+        prune,
+        formulation=_formulation(formulation),
+        solver=_solver(solver, {}),
+        refit=refit,
+        repair=repair,
+        loss=loss,
+        metric=metric,
+        time_limit=time_limit,
+    )
+    return prune_and_tune(model, data, keep=keep, prune=pruned, loss=loss, metric=metric, **options)
 
 
 # The whole way: prune
