@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .multi_objective import MultiObjectiveSelection as MultiObjectiveSelection
     from .partial_fusion import PartialFusion as PartialFusion
     from .reconstruction import Reconstruction as Reconstruction
+    from .subset_regression import InputSelection as InputSelection
 
 # name: (module, class, what it is in a sentence)
 _TABLE = {
@@ -38,10 +39,18 @@ _TABLE = {
         "MultiObjectiveSelection",
         "Another formulation's error against parameters and multiply-adds, as a front.",
     ),
+    "subset-regression": (
+        "subset_regression",
+        "InputSelection",
+        "Which inputs of a layer stay when the layer is refitted on them.",
+    ),
     "partial-fusion": ("partial_fusion", "PartialFusion", "Which neurons of two layers become one; see ps.fuse."),
     "generalised-pruning": ("generalised_pruning", "GeneralisedPruning", "Which neurons become one; see ps.merge."),
 }
-_ELSEWHERE = "networks are fused by prunesolve.fuse and made smaller by prunesolve.merge"
+_ELSEWHERE = (
+    "networks are fused by prunesolve.fuse and made smaller by prunesolve.merge; for a layer's inputs see "
+    "prunesolve.bridges.torch.moments"
+)
 _REGISTRY = Registry("formulation", __name__, _TABLE, ("Formulation", "FeatureFormulation", "Objective"))
 
 __all__ = ["all", "formulation_class", "get", "names", "of_statistics", "summaries", *_REGISTRY.homes]

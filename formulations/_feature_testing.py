@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from prunesolve.problems import Clustering, InvalidProblem, PartialTransport
+from prunesolve.problems import Clustering, InvalidProblem, PartialTransport, SubsetRegression
 from prunesolve.problems._arrays import Floats, Indices
 
 from ._base import FeatureFormulation
@@ -69,7 +69,7 @@ def _check_value(formulation: FeatureFormulation, tables: list[Floats]) -> None:
 
 
 def _solutions(problem: Any) -> Iterator[Any]:
-    """Every partition, or every partial matching; random plans where neurons may split."""
+    """Every partition, every partial matching or every choice of inputs; random plans where neurons may split."""
     if isinstance(problem, Clustering):
         yield from (labels for labels in _partitions(problem.n, problem.n_clusters) if problem.is_feasible(labels))
     elif isinstance(problem, PartialTransport) and problem.pairs is not None:
@@ -77,8 +77,13 @@ def _solutions(problem: Any) -> Iterator[Any]:
     elif isinstance(problem, PartialTransport):
         rng = np.random.default_rng(0)
         yield from (_filled(problem, rng.permutation(problem.n * problem.m)) for _ in range(_PLANS))
+    elif isinstance(problem, SubsetRegression):
+        kept = (np.isin(np.arange(problem.n), chosen) for chosen in combinations(range(problem.n), int(problem.k or 0)))
+        yield from (x for x in kept if problem.is_feasible(x))
     else:
-        raise AssertionError(f"expected a Clustering or a PartialTransport, got {type(problem).__name__}")
+        raise AssertionError(
+            f"expected a Clustering, a PartialTransport or a SubsetRegression, got {type(problem).__name__}"
+        )
 
 
 def _partitions(n: int, clusters: int) -> Iterator[Indices]:

@@ -44,7 +44,8 @@ def check_formulation(formulation: Formulation | FeatureFormulation, stats: Stat
     in words; a claimed diagonal is true; the instance survives a file. A formulation may encode a `BinaryQuadratic`,
     a `MultiObjective` (whose `meaning` has one value for each objective, and whose `keep` is at most that many) or a
     `LevelChoice`, whose points are checked by the selections they decode to. A formulation of features encodes a
-    `Clustering` or a `PartialTransport`; its solutions are enumerated, decoded and valued by `meaning`.
+    `Clustering`, a `PartialTransport` or a `SubsetRegression`; its solutions are enumerated, decoded and valued by
+    `meaning`.
 
     Parameters
     ----------

@@ -100,6 +100,9 @@ class Osscar(Solver):
             )
         return reason
 
+    def _prepare(self, problem: SubsetRegression) -> None:
+        Tableau(SubsetRegression([[1.0]], [[1.0]], [0])).pivot([0])
+
     def _search(self, problem: SubsetRegression, run: Run) -> Status | None:
         counts = GroupCounts.of_problem(problem)
         if counts is None:

@@ -144,7 +144,7 @@ BROKEN = {
     TakesAnything: "features: NaN: expected InvalidProblem, got an answer",
     DecodesNothing: r"decode\(None\): expected InvalidProblem, got an answer",
     NothingToChoose: "has 1 solutions; there is nothing to choose",
-    AnotherProblem: "expected a Clustering or a PartialTransport, got _Stranger",
+    AnotherProblem: "expected a Clustering, a PartialTransport or a SubsetRegression, got _Stranger",
 }
 
 
