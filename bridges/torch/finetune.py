@@ -203,7 +203,7 @@ class _Recipe:
         if not classes:
             return F.mse_loss(outputs, answers)
         pair = (outputs, answers) if targets is None else [_classes_second(t, targets) for t in (outputs, answers)]
-        own, other = ((t.float() / self.temperature).log_softmax(1) for t in pair)
+        own, other = ((t / self.temperature).log_softmax(1) for t in pair)
         return self.temperature**2 * (other.exp() * (other - own)).sum(1).mean()
 
 
