@@ -61,6 +61,7 @@ _TABLE = {
     "sinkhorn": ("sinkhorn", "Sinkhorn", "POT's entropic transport in the log domain, rounded to a feasible plan."),
     "obc": ("obc", "Obc", "Removes single weights by their exact loss, the others making up for each."),
     "admm": ("admm", "Admm", "ALPS: single weights by least squares and the pattern in turn, until they agree."),
+    "iht-swap": ("iht_swap", "IhtSwap", "CHITA: thresholded gradient steps, then exact exchanges of single weights."),
     "magnitude": ("magnitude", "Magnitude", "The largest single weights, or by Wanda's score; nothing is searched."),
     "osscar": (
         "osscar",

@@ -48,6 +48,7 @@ class Rows:
         pattern = problem.pattern
         self.group = pattern.group(self.d) if isinstance(pattern, NofM) else np.zeros(self.d, dtype=np.int64)
         self._inverse = _inverse(self.gram)
+        self._damped_gram = self.gram + self._inverse[1] * np.eye(self.d)
         # a gram that is singular alone may be sound with the rows' own part: damping it would be for nothing
         self._alone = self._inverse[1] > 0.0 or (self.factors is not None and 2 * self.factors.shape[2] > self.d)
 
@@ -58,10 +59,17 @@ class Rows:
     def damped(self, row: int) -> Floats:
         """(d, d) the scaled H_i, damped as far as its inverse needs."""
         if self.factors is None:
-            return np.asarray(self.gram + self._inverse[1] * np.eye(self.d))
+            return self._damped_gram
         if self._alone:
             return np.asarray(self.hessian(row) + _inverse(self.hessian(row))[1] * np.eye(self.d))
         return self.hessian(row)
+
+    def product(self, w: Floats) -> Floats:
+        """(o, d) H_i w_i of each row."""
+        found = w @ self.gram
+        if self.factors is not None:
+            found += np.einsum("odr,or->od", self.factors, np.einsum("odr,od->or", self.factors, w))
+        return found
 
     def inverse(self, row: int) -> Floats:
         """(d, d) inverse of the scaled H_i, not to be written into: by Woodbury's identity where rows differ.

@@ -14,6 +14,7 @@ from prunesolve.problems import (
     LowRank,
     MultiObjective,
     PartialTransport,
+    SparseRegression,
     SubsetRegression,
 )
 
@@ -46,7 +47,8 @@ class Auto(Solver):
     - several objectives: `nsga2`;
     - a choice of levels: `dynamic-programming` where it takes the costs, else `level-switch`;
     - a partial transport: `assignment` where all weights are equal and the mass a whole multiple of them, else
-      `network-simplex`; a clustering: `ward`; a regression on a subset of inputs: `osscar`.
+      `network-simplex`; a clustering: `ward`; a regression on a subset of inputs: `osscar`; one
+      on single weights: `admm`, then the exchanges of `iht-swap`.
 
     The choice follows the problem and the declared limits, never measured time. `details["picked"]` names it.
 
@@ -72,6 +74,7 @@ class Auto(Solver):
         LevelChoice,
         PartialTransport,
         Clustering,
+        SparseRegression,
         SubsetRegression,
     )
 
@@ -140,6 +143,8 @@ def _pick(problem: Any, threads: int) -> tuple[Solver, str]:
         return get("ward"), f"{problem.n} points in {problem.n_clusters} clusters"
     if isinstance(problem, SubsetRegression):
         return get("osscar"), f"{problem.n} groups of {len(problem.block)} inputs"
+    if isinstance(problem, SparseRegression):
+        return get("iht-swap", begin="admm"), f"{problem.k} of {problem.n} weights"
     if problem.n <= Exact().enumerate_up_to:
         return Exact(), f"{problem.n} units can be enumerated"
     if splits(problem):
