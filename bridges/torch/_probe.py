@@ -30,6 +30,7 @@ from prunesolve.problems import InvalidProblem
 
 from ._forward import reseed, run, tensors
 from ._layers import channel_axis, role, widths
+from .attention import projections
 
 Node = tuple[str, str]  # module path, "in" | "out"
 _Spelt = tuple[torch.Tensor, torch.Tensor, bool]
@@ -106,6 +107,7 @@ class _Bench:
     def __init__(self, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self.model = model
         self.generator = torch.Generator().manual_seed(0)
+        self.projections = projections(model)
         self.roles = {path: role(module) for path, module in model.named_modules()}
         self.sources: dict[Call, _Source] = {}
         self.readers: dict[Call, _Reader] = {}
@@ -380,7 +382,9 @@ class _Bench:
         source = self.sources[call]
         pairs, unclear, anything = spelt
         foreign = bool((pairs[:, 0] >= source.width).any())
-        if foreign or (len(unclear) and (source.width <= _NARROW or not anything)):
+        # the features of a head of 12, say, have every bit open though they are not all of the layer's
+        several = source.width <= _NARROW or not anything or source.path in self.projections
+        if foreign or (len(unclear) and several):
             self.unclear[call] = None
             return
         self._note(source, reader, torch.stack([pairs[:, 0], at[pairs[:, 1]]], dim=1))
@@ -479,6 +483,8 @@ def _why_sealed(path: str, module: nn.Module) -> str:
             f"{path} ({kind}) reads it and computes its weight at each call (a pruning mask, a parametrisation); make "
             "that permanent first"
         )
+    if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+        return f"{path} ({kind}) reads it and takes moments over several channels, so that one less changes the others"
     return f"{path} ({kind}) reads it, which is not a layer that can be cut"
 
 

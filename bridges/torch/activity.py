@@ -18,6 +18,7 @@ from prunesolve.problems.units import offsets
 
 from ._forward import evaluating
 from ._layers import channel_axis
+from .attention import layers_of, opened, owners
 from .data import Batches, call, samples
 from .evaluate import placed
 
@@ -68,7 +69,7 @@ def activity(model: nn.Module, data: Any, groups: Sequence[Group], *, device: An
     work = placed(model, device)
     reads = _reads(work, groups)
     found = []
-    with evaluating(work), torch.inference_mode(), _watched(work, reads) as calls:
+    with opened(owners(groups), work), evaluating(work), torch.inference_mode(), _watched(work, reads) as calls:
         for inputs, _ in Batches(data):
             calls.clear()
             call(work, inputs)
@@ -84,7 +85,7 @@ Reads = dict[str, list[tuple[slice, Any]]]
 
 def _reads(model: nn.Module, groups: Sequence[Group]) -> Reads:
     """{consumer: the units it reads and their channels of its input}."""
-    modules = dict(model.named_modules())
+    modules = layers_of(model)
     reads: Reads = {}
     for group, start in zip(groups, offsets(groups), strict=False):
         for member in group.members:

@@ -8,15 +8,17 @@ forms and the network, since x_i x_i = x_i,
     Linear, Conv    parameters: sum over the layer's groups of in * out * taps, and out biases
                     MACs: the same sum times the positions seen in a forward pass of one sample
     BatchNorm       parameters: 2 * channels
+    attention       MACs: what its products of scores and values take, shared equally among its heads
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prunesolve.problems import Group
@@ -24,6 +26,7 @@ from prunesolve.problems.units import offsets
 
 from ._forward import evaluating
 from ._layers import conv_groups, widths
+from .attention import heads_of, layers_of, opened, owners
 from .data import Inputs, call, slice_of
 from .unfold import LINEAR_LAYERS, TRANSPOSED, taps
 
@@ -45,7 +48,8 @@ def count(model: nn.Module, example: Inputs) -> dict[str, int]:
     >>> count(nn.Linear(3, 2), torch.zeros(4, 3))
     {'params': 8, 'macs': 6}
     """
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    # the counter does not see inside the fused attention of the processor
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call(model, slice_of(example, slice(1)))
     return {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2}
 
@@ -65,7 +69,8 @@ def costs(model: nn.Module, groups: Sequence[Group], example: Inputs) -> dict[st
     Returns
     -------
     {"params": Cost, "macs": Cost}
-        Exact for layers run as modules. Multiplications outside of them, such as attention's, stay in the constant.
+        Exact for layers run as modules and for attention whose heads are units. Other multiplications outside of
+        layers stay in the constant.
 
     Examples
     --------
@@ -76,8 +81,15 @@ def costs(model: nn.Module, groups: Sequence[Group], example: Inputs) -> dict[st
     >>> params.constant, params.linear
     (1.0, array([5., 5.]))
     """
+    with opened(owners(groups), model):
+        return _costs(model, groups, example)
+
+
+def _costs(model: nn.Module, groups: Sequence[Group], example: Inputs) -> dict[str, Cost]:
     kept = _Kept(groups)
+    heads = _head_paths(model, groups)
     positions = _positions(model, example)
+    products = _products(model, heads, positions, example)
     params, macs = _Sum(kept.n), _Sum(kept.n)
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -91,6 +103,8 @@ def costs(model: nn.Module, groups: Sequence[Group], example: Inputs) -> dict[st
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 params.add_affine(*kept.of_parameter(path, module, parameter))
+    for path, units in heads.items():
+        macs.linear[units] += products[path] / len(units)
     dense = count(model, example)
     return {"params": params.cost(dense["params"]), "macs": macs.cost(dense["macs"])}
 
@@ -171,6 +185,16 @@ class _Sum:
         return Cost(float(dense - linear.sum() - upper.sum()), linear, pair)
 
 
+def _head_paths(model: nn.Module, groups: Sequence[Group]) -> dict[str, np.ndarray[Any, Any]]:
+    """{path of an attention module: the units that are its heads}."""
+    modules, starts = layers_of(model), offsets(groups)
+    found = {}
+    for group, start in zip(groups, starts, strict=False):
+        if (heads := heads_of(group, modules)) is not None:
+            found[heads[0]] = start + np.arange(group.size)
+    return found
+
+
 def _positions(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Positions at which each linear layer is applied in a forward pass of one sample, over all its calls."""
     seen: dict[str, int] = {}
@@ -192,3 +216,35 @@ def _positions(model: nn.Module, example: Inputs) -> dict[str, int]:
         for handle in handles:
             handle.remove()
     return seen
+
+
+def _products(
+    model: nn.Module, attentions: Collection[str], positions: Mapping[str, int], example: Inputs
+) -> dict[str, float]:
+    """{path of an attention module: MACs of one sample outside of its linear layers}."""
+    found = dict.fromkeys(attentions, 0.0)
+    if not found:
+        return found
+    counter = FlopCounterMode(display=False)
+
+    def adding(path: str, sign: float) -> Any:
+        def note(*_: Any) -> None:
+            found[path] += sign * counter.get_total_flops() / 2
+
+        return note
+
+    handles = []
+    for path in found:
+        module = model.get_submodule(path)
+        handles += [module.register_forward_pre_hook(adding(path, -1.0))]
+        handles += [module.register_forward_hook(adding(path, 1.0))]
+        for inner, layer in module.named_modules(prefix=path):
+            if isinstance(layer, LINEAR_LAYERS):
+                found[path] -= positions.get(inner, 0) * layer.weight.numel()
+    try:
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter:
+            call(model, slice_of(example, slice(1)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -30,6 +30,7 @@ from ._fold import agree, answer, copied, folded, followers
 from ._forward import evaluating, reseed, tensors
 from ._prefix import Leaves, Prefix, Study, Varies
 from ._reduced import Reduced, Weights
+from .attention import layers_of, open_attention, owners
 from .batchnorm import BATCH_NORMS, recalibrate_batchnorm
 from .data import Batches, Inputs, call, device_of, samples, slice_of
 from .masks import masks
@@ -407,7 +408,7 @@ class Evaluator:
         dtype: torch.dtype | None,
         memory: int,
     ) -> None:
-        dense = _copy(model, device).eval()
+        dense = open_attention(_copy(model, device), owners(self.groups)).eval()
         first = self._halves["search"][0][0]
         repeats = _repeats(dense, first)
         pairs = followers(dense, first)
@@ -545,8 +546,9 @@ def _checked_groups(groups: Any, model: nn.Module) -> tuple[Group, ...]:
             f"groups: expected one or more Group, as in find_groups(model, example).groups, got {groups!r:.80}"
         )
     masks(Selection(found, np.ones(sum(g.size for g in found), dtype=bool)), model)
+    modules = layers_of(model)
     for path in {member.path for group in found for member in group.members}:
-        weight = getattr(model.get_submodule(path), "weight", None)
+        weight = getattr(modules[path], "weight", None)
         if weight is not None and not isinstance(weight, nn.Parameter):
             raise InvalidProblem(f"model: {path} computes its weight anew at each call; {_FOLD_IN}")
     return found

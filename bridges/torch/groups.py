@@ -22,9 +22,10 @@ from torch import nn
 
 from prunesolve.problems import Group, InvalidProblem, Member, Selection, unknown
 
-from ._forward import as_inputs, evaluating, run, tensors
+from ._forward import as_inputs, evaluating, reseed, run, tensors
 from ._layers import conv_groups, role, widths
 from ._probe import Flow, Node, probe
+from .attention import heads_of, layers_of, open_attention, why_closed
 from .masks import apply_masks, masks
 from .shrink import cut_out
 from .verify import kept_channels, verify
@@ -82,19 +83,29 @@ def find_groups(model: nn.Module, example: Any, *, layers: Iterable[str] | None 
     {'4': "it is part of the network's output"}
     """
     wanted = None if layers is None else _checked_layers(model, layers)
-    probed, inputs = _prepared(model, example)
+    work, inputs = _prepared(model, example)
+    work = _with_heads(work, inputs)
+    probed = copy.deepcopy(work)
     # infinite values may be meant, as in a mask
     if any(bool(x.isnan().any()) for x in inputs):
         raise InvalidProblem("data: the example holds NaN, which is not finite; mend the data")
     with evaluating(probed):
         flow = probe(probed, inputs)
-    candidates, excluded = _candidates(model, flow, wanted)
-    groups, failures = _Trials(model, inputs).proved(candidates)
+    candidates, excluded = _candidates(work, flow, wanted)
+    groups, failures = _Trials(work, inputs).proved(candidates)
     return Found(tuple(groups), {**excluded, **failures}, _second_opinion(model, inputs, groups))
 
 
+def without_heads(found: Found, model: nn.Module, why: str) -> Found:
+    """The same without the groups that are attention heads, which `why` says are left out."""
+    modules = layers_of(model)
+    heads = [g for g in found.groups if heads_of(g, modules)]
+    groups = tuple(g for g in found.groups if g not in heads)
+    return Found(groups, found.excluded | {g.name: why for g in heads}, found.notes)
+
+
 def _checked_layers(model: nn.Module, layers: Iterable[str]) -> set[str]:
-    known = [path for path, module in model.named_modules() if path and isinstance(module, _PRODUCERS)]
+    known = [path for path, module in layers_of(model).items() if path and isinstance(module, _PRODUCERS)]
     for layer in (wanted := {layers} if isinstance(layers, str) else set(layers)):
         if layer not in known:
             raise unknown("layer", layer, known)
@@ -120,6 +131,23 @@ def _prepared(model: nn.Module, example: Any) -> tuple[nn.Module, tuple[torch.Te
             return copy.deepcopy(model), inputs
     same = all(a.ndim and torch.allclose(a, b[:1], 1e-3, 1e-5) for a, b in zip(alone, answer, strict=True))
     return copy.deepcopy(model), first if same else inputs
+
+
+def _with_heads(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+    """A copy whose nn.MultiheadAttention runs as layers, on which heads are seen; the model itself if it cannot."""
+    if not any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        return model
+    inside = open_attention(copy.deepcopy(model))
+    with evaluating(model), evaluating(inside):
+        wanted = tensors(run(model, inputs))
+        reseed(inside)
+        try:
+            got = tensors(run(inside, inputs))
+        except InvalidProblem:
+            # the forward code reaches for weights that an opened one does not have
+            return model
+    close = len(got) == len(wanted) and all(torch.allclose(w, g, 1e-3, 1e-5) for w, g in zip(wanted, got, strict=True))
+    return inside if close else model
 
 
 # -- units and groups
@@ -171,6 +199,8 @@ def _outside(modules: Mapping[str, nn.Module], layers: Mapping[str, _Layer], wan
             said[path] = "it does not run as a layer on the example"
             if role(module) == "sealed":
                 said[path] = "it computes its weight at each call (a pruning mask, a parametrisation)"
+            if reason := why_closed(modules[path.rpartition(".")[0]]):
+                said[path] = reason
     return said
 
 
@@ -326,7 +356,7 @@ class _Trials:
         selection = self._sample(groups)
         chosen = masks(selection, self.model)
         try:
-            removed = cut_out(self.model, chosen)
+            removed = cut_out(self.model, chosen, self.inputs)
         except InvalidProblem as error:
             return str(error)
         self.masked.load_state_dict(self.model.state_dict())
@@ -424,6 +454,9 @@ def _second_opinion(model: nn.Module, inputs: tuple[torch.Tensor, ...], groups: 
             return {g.name: f"torch-pruning could not map this network ({type(error).__name__})" for g in groups}
         paths = {module: path for path, module in mapped.named_modules()}
         for group in groups:
+            if not all(m.path in paths.values() for m in group.members):
+                notes[group.name] = "torch-pruning does not map single heads of nn.MultiheadAttention"
+                continue
             try:
                 notes[group.name] = _compared(graph, paths, mapped, group)
             except Exception as error:

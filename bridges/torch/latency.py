@@ -24,6 +24,7 @@ from prunesolve.problems._arrays import Floats, Indices
 from ._forward import as_inputs, evaluating, run
 from ._layers import channel_axis, constructor_numbers, cut, widths
 from ._level_costs import CostTable, Terms
+from .attention import opened
 from .data import Inputs
 from .evaluate import placed
 
@@ -149,12 +150,13 @@ def _layers(model: nn.Module, groups: Sequence[Group], inputs: Any) -> list[_Lay
 
         return note
 
-    handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in owners]
-    try:
-        run(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with opened({path.rpartition(".")[0] for path in owners}, model):
+        handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in owners]
+        try:
+            run(model, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
     return found
 
 

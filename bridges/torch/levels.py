@@ -136,9 +136,9 @@ class Levels:
         work, batches = placed(model, device), Batches(data)
         example = slice_of(batches.example(), slice(2))
         if groups is None:
-            from .groups import find_groups
+            from .groups import find_groups, without_heads
 
-            groups = find_groups(work, example).groups
+            groups = without_heads(find_groups(work, example), work, "levels are made of channels").groups
         if not groups:
             raise InvalidProblem("groups: expected at least one group of units that could go, got none")
         kept = [_counts(group, levels, counts or {}) for group in groups]

@@ -22,22 +22,33 @@ from prunesolve.problems import InvalidProblem, Selection, unknown
 from prunesolve.problems._npz import FORMAT, whole_file
 
 from ._layers import weight_mask, widths
+from .attention import Heads, heads_of, layers_of, packed_masks
 
 
 class Masks(dict[str, torch.Tensor]):
     """{module path: (out,) bool, True stays} for every layer whose outputs may go.
 
-    A key `path.weight` (any parameter's name) holds a mask of that parameter's full shape instead.
+    A key `path.weight` (any parameter's name) holds a mask of that parameter's full shape instead. The projections of
+    an `nn.MultiheadAttention` count as layers `path.q_proj`, `path.k_proj` and `path.v_proj`, whichever way it holds
+    them: a head that goes is False at its features of these three and of the inputs of `path.out_proj`.
 
     Attributes
     ----------
     inputs : dict of str to tensor
         {module path: (in,) bool} for every layer that reads what may go.
+    heads : dict of str to Heads
+        {path of an attention module: which of its heads stay}; where it runs with fewer of them it must be told.
     """
 
-    def __init__(self, outputs: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        outputs: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        heads: Mapping[str, Heads] | None = None,
+    ) -> None:
         super().__init__({path: _bits(path, mask) for path, mask in (outputs or {}).items()})
         self.inputs = {path: _bits(path, mask) for path, mask in (inputs or {}).items()}
+        self.heads = dict(heads or {})
 
 
 def _bits(path: str, mask: Any) -> torch.Tensor:
@@ -77,9 +88,11 @@ def masks(selection: Selection, model: nn.Module) -> Masks:
     >>> found["0"], found.inputs["2"]
     (tensor([ True, False,  True]), tensor([ True, False,  True]))
     """
-    modules = dict(model.named_modules())
+    modules = layers_of(model)
     kept: dict[str, dict[str, torch.Tensor]] = {"out": {}, "in": {}}
+    heads: dict[str, Heads] = {}
     for group, keep in selection:
+        heads.update([found] if (found := heads_of(group, modules, keep)) else [])
         for member in group.members:
             if member.path not in modules:
                 raise unknown("layer", member.path, (p for p in modules if p))
@@ -91,7 +104,7 @@ def masks(selection: Selection, model: nn.Module) -> Masks:
                 )
             mask = kept[member.axis].setdefault(member.path, torch.ones(width, dtype=torch.bool))
             mask[torch.from_numpy(np.array(member.channels[~keep].ravel()))] = False
-    return Masks(kept["out"], kept["in"])
+    return Masks(kept["out"], kept["in"], heads)
 
 
 def apply_masks(
@@ -128,7 +141,7 @@ def apply_masks(
     if how not in ("plain", "prune"):
         raise unknown("way to apply masks", how, ("plain", "prune"))
     masks = masks if isinstance(masks, Masks) else Masks(masks, getattr(masks, "inputs", None))
-    for (path, name), mask in _parameter_masks(model, masks).items():
+    for (path, name), mask in packed_masks(model, _parameter_masks(model, masks)).items():
         module = model.get_submodule(path)
         parameter = getattr(module, name)
         mask = mask.to(parameter.device)
@@ -141,7 +154,7 @@ def apply_masks(
 
 def _parameter_masks(model: nn.Module, masks: Masks) -> dict[tuple[str, str], torch.Tensor]:
     """{(module path, parameter name): mask of its shape}."""
-    modules = dict(model.named_modules())
+    modules = layers_of(model)
     found: dict[tuple[str, str], torch.Tensor] = {}
 
     def add(path: str, name: str, mask: torch.Tensor) -> None:

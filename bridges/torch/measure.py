@@ -25,6 +25,7 @@ from prunesolve.problems.units import offsets
 
 from ._forward import evaluating
 from ._layers import channel_axis
+from .attention import layers_of, opened, owners
 from .contributions import Contributions
 from .costs import costs
 from .data import Batches, call, samples
@@ -113,6 +114,22 @@ def measure(
     units, meta = _units(work, example, layers, groups)
     meta["example"] = _described(example)
     meta["layers"] = None if layers is None else list(layers)
+    with opened(owners(units), work):
+        return _measured(work, batches, units, meta, loss, against, classes, progress, rank)
+
+
+def _measured(
+    work: nn.Module,
+    batches: Batches,
+    units: tuple[Group, ...],
+    meta: dict[str, Any],
+    loss: Loss | None,
+    against: Any,
+    classes: Collection[int] | None,
+    progress: bool | None,
+    rank: int,
+) -> Statistics:
+    """Statistics of a network all of whose units are read by layers that run."""
     seen = _Pass(work, units, rank).over(batches, loss, progress)
     meta["samples"] = seen.samples
     if seen.gates is None:
@@ -129,7 +146,7 @@ def measure(
         "l1": np.concatenate([np.abs(f).sum(1) for f in filters]),
         "l2": np.concatenate([np.linalg.norm(f, axis=1) for f in filters]),
     }
-    spent = costs(work, units, example)
+    spent = costs(work, units, batches.example())
     return Statistics(
         units,
         saliency=saliency | measured["saliency"],
@@ -159,7 +176,7 @@ def _units(
     if not groups:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "it has none"
         raise InvalidProblem(f"the network has no units that could be removed ({reasons})")
-    modules = dict(model.named_modules())
+    modules = layers_of(model)
     for member in (m for group in groups for m in group.members):
         if member.path not in modules:
             raise unknown("module", member.path, modules)

@@ -9,6 +9,7 @@ Sizes are affine in the widths, so c and a come from a few traces: the dense net
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from prunesolve.problems._arrays import Floats, Indices
 
 from ._forward import as_inputs, evaluating, run
 from ._level_costs import CostTable, Terms
+from .attention import open_attention, owners
 from .data import Inputs, slice_of
 from .masks import masks
 from .shrink import cut_out
@@ -108,6 +110,7 @@ def peak_memory(model: nn.Module, groups: Sequence[Group], example: Inputs) -> P
     >>> peak_memory(net, [units], torch.zeros(1, 2)).peak([[3], [1]])  # the input, the hidden units and the output
     array([24., 16.])
     """
+    model = open_attention(copy.deepcopy(model), owners(groups))
     # clones: a slice holds on to the whole batch
     inputs = tuple(x.clone() for x in as_inputs(model, slice_of(example, slice(1))))
     sizes = np.array([group.size for group in groups])
@@ -130,7 +133,7 @@ def peak_memory(model: nn.Module, groups: Sequence[Group], example: Inputs) -> P
 def _cut(model: nn.Module, groups: Sequence[Group], counts: Any, inputs: Any, steps: int) -> Floats:
     """(T,) of the network with the first `counts` (L,) units of each layer."""
     keep = np.concatenate([np.arange(g.size) < c for g, c in zip(groups, counts, strict=True)])
-    found = _live(cut_out(model, masks(Selection(groups, keep), model)), inputs)
+    found = _live(cut_out(model, masks(Selection(groups, keep), model), inputs), inputs)
     if len(found) != steps:
         raise InvalidProblem("memory: a smaller network runs other operations; its memory cannot be told from widths")
     return found

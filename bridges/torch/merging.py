@@ -31,7 +31,7 @@ from ._merged import Merged, following_norms, merged, read_merged, refusal
 from ._stacked import averaged, stacked
 from .costs import count
 from .data import Batches
-from .groups import Found, find_groups
+from .groups import Found, find_groups, without_heads
 from .measure import measure
 from .refit import refit_mapped
 
@@ -41,6 +41,9 @@ IMPORTANCE = ("outgoing", "uniform")
 # a longer search gains some tenths of a percent of the inertia, which no accuracy shows
 _SOLVER = {"restarts": 4, "renewals": 1.0}
 _ROUNDING = 1e-9  # of a neuron's mass
+
+
+_HEADS = "attention heads are not merged: two of them have no head that does the work of both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,7 @@ def merge(
     """
     chosen = _Choice(how, features, importance, criterion, solver, seed)
     batches = Batches(data)
-    found = find_groups(model, batches.example(), layers=layers)
+    found = without_heads(find_groups(model, batches.example(), layers=layers), model, _HEADS)
     return _made(model, batches, found, keep, chosen, refit, ridge, {})
 
 
@@ -210,14 +213,14 @@ def merge_ensemble(
     chosen = _Choice(how, features, importance, criterion, solver, seed)
     batches = Batches(data)
     example = batches.example()
-    parts = [find_groups(model, example) for model in models]
+    parts = [without_heads(find_groups(model, example), model, _HEADS) for model in models]
     both = stacked(models[0], models[1], (parts[0], parts[1]), share)
     if not agree(averaged(answer(models[0], example), answer(models[1], example), share), answer(both, example)):
         raise InvalidProblem(
             "models: side by side they do not compute what their ensemble computes (skip connections?); fuse the "
             "networks instead"
         )
-    found = find_groups(both, example)
+    found = without_heads(find_groups(both, example), both, _HEADS)
     sizes = {group.name: group.size for group in parts[0].groups}
     factors = {
         g.name: np.where(np.arange(g.size) < sizes.get(g.name, g.size), 1.0 - share, share) for g in found.groups

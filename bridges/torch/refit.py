@@ -29,6 +29,7 @@ from prunesolve.problems import InvalidProblem, Selection
 
 from ._forward import evaluating
 from ._layers import channel_axis, widths
+from .attention import opened, owners
 from .batchnorm import BATCH_NORMS
 from .data import Batches, Inputs, call
 from .evaluate import placed
@@ -179,7 +180,8 @@ def _refit_all(full: nn.Module, work: nn.Module, batches: Batches, selection: Se
         kept = _kept(full, path, dropped)
         return Rows(kept, kept)
 
-    _refit_layers(full, work, batches, _losers(selection), wanted, ridge)
+    with opened(owners(selection.groups), full, work):
+        _refit_layers(full, work, batches, _losers(selection), wanted, ridge)
 
 
 def _refit_layers(

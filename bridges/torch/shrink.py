@@ -14,8 +14,9 @@ from torch import nn
 from prunesolve.problems import InvalidProblem, Selection
 from prunesolve.problems._npz import FORMAT, whole_file
 
-from ._forward import as_inputs, evaluating
+from ._forward import as_inputs, evaluating, run
 from ._layers import constructor_numbers, cut, widths
+from .attention import HeadAttention, calls_of, layers_of, open_attention, settled
 from .masks import Masks, apply_masks, masks
 from .verify import KEPT, REPLACED, kept_channels, verify
 
@@ -53,7 +54,7 @@ def shrink(model: nn.Module, selection: Selection, example: Any) -> nn.Module:
     (2, 2, [0, 2])
     """
     chosen = masks(selection, model)
-    removed = cut_out(model, chosen)
+    removed = cut_out(model, chosen, example)
     check = verify(apply_masks(copy.deepcopy(model), chosen), removed, example)
     if not check.passed:
         raise InvalidProblem(
@@ -64,11 +65,19 @@ def shrink(model: nn.Module, selection: Selection, example: Any) -> nn.Module:
     return removed
 
 
-def cut_out(model: nn.Module, chosen: Masks) -> nn.Module:
-    """A copy of the model without the masked channels, unchecked."""
-    removed = copy.deepcopy(model)
+def cut_out(model: nn.Module, chosen: Masks, example: Any = None) -> nn.Module:
+    """A copy of the model without the masked channels, unchecked.
+
+    Hand-written attention that loses heads is tried on what the example feeds it; without one only its numbers of heads
+    are set.
+    """
+    removed = open_attention(copy.deepcopy(model), [path for path, h in chosen.heads.items() if not h.kept.all()])
+    whole = layers_of(removed).keys() - dict(removed.named_modules()).keys()
     kept = {path: dict(sides) for path, sides in getattr(model, KEPT, {}).items()}
     for path in dict.fromkeys([*chosen, *chosen.inputs]):
+        if path in whole:
+            # a projection of an nn.MultiheadAttention that loses no head and stays one
+            continue
         module = removed.get_submodule(path)
         before = dict(zip(("in", "out"), widths(module), strict=True))
         for axis, mask in (("in", chosen.inputs.get(path)), ("out", chosen.get(path))):
@@ -76,8 +85,38 @@ def cut_out(model: nn.Module, chosen: Masks) -> nn.Module:
                 had = kept_channels(model, path, axis, before[axis])
                 kept.setdefault(path, {})[axis] = [had[c] for c in mask.nonzero().flatten().tolist()]
         cut(module, path, chosen.inputs.get(path), chosen.get(path))
+    removed = _with_fewer_heads(model, removed, chosen, example)
     setattr(removed, KEPT, kept)
     return removed
+
+
+def _with_fewer_heads(model: nn.Module, removed: nn.Module, chosen: Masks, example: Any) -> nn.Module:
+    """The network with its attention modules told how many heads they have, in place."""
+    heads = {path: h for path, h in chosen.heads.items() if not h.kept.all()}
+    tried = [path for path in heads if not isinstance(removed.get_submodule(path), HeadAttention)]
+    masked, calls = model, {}
+    if tried and example is not None:
+        masked = apply_masks(copy.deepcopy(model), chosen)
+        with evaluating(masked):
+            calls = calls_of(masked, tried, lambda: run(masked, as_inputs(masked, example)))
+    for path, h in heads.items():
+        old = removed.get_submodule(path)
+        with evaluating(masked), evaluating(removed):
+            new = settled(masked.get_submodule(path), old, h, calls.get(path, ()))
+        removed = _placed(removed, path, new)
+    return removed
+
+
+def _placed(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """The model with another module at that path, which trains where the old one did."""
+    for place, old in model.get_submodule(path).named_modules():
+        if (new := dict(module.named_modules()).get(place)) is not None:
+            new.training = old.training
+    if not path:
+        return module
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent)._modules[name] = module
+    return model
 
 
 def save_model(model: nn.Module, folder: str | Path, example: Any) -> list[Path]:

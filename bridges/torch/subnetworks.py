@@ -38,6 +38,7 @@ from prunesolve.problems.units import offsets
 from ._forward import evaluating
 from ._layers import conv_groups, widths
 from ._stages import Boundary, Stages
+from .attention import open_attention, owners
 from .costs import Cost, _positions, costs
 from .data import Batches, Inputs, call
 from .evaluate import Evaluator, Loss, per_sample, placed, with_targets
@@ -163,6 +164,7 @@ class Subnetworks:
         self._options = {"guard": False} | options
         if groups is None:
             groups = find_groups(self.model, self.example).groups
+        open_attention(self.model, owners(groups))
         self.parts, self.excluded = _split(self.model, self.example, groups, boundaries)
         self.groups = tuple(group for part in self.parts for group in part.groups)
         self.starts = offsets(self.groups)
