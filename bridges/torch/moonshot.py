@@ -18,7 +18,7 @@ Afriat, Meng, Ibrahim, Hazimeh, Mazumder, MOONSHOT, arXiv 2604.13287; the form i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +123,7 @@ def _positive(name: str, value: Any) -> int:
     return count
 
 
-def _gradients(model: nn.Module, path: str, data: Any, loss: Loss | None, wanted: int) -> Iterator[Tensor]:
+def _gradients(model: nn.Module, path: str, data: Any, loss: Loss | None, wanted: int) -> Generator[Tensor]:
     """(o, d) of each of the first samples in turn."""
     module = model.get_submodule(path)
     with evaluating(model), _calls(module) as seen:

@@ -7,9 +7,10 @@ What the first training hardly changed is left alone by the next ones.
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from prunesolve.formulations.budgets import Amount, units_to_keep
-from prunesolve.problems import InvalidProblem, Selection
+from prunesolve.problems import InvalidProblem, Selection, unknown
 from prunesolve.problems._arrays import number, whole
 
 from ._fold import followers
@@ -184,7 +185,7 @@ def prune_and_tune(
     steps : int
     threshold : float >= 0
         In the metric's units: percentage points of accuracy, dB of PSNR. Of a metric of your own more is better;
-        where there is none the loss counts, and less is better.
+        where there is none the loss counts, and less is better. Infinity trains never.
     frozen : float in [0, 1)
         Share of the convolutions and linear layers that are frozen after the first training.
     lr : float or callable (share of parameters that remain) -> float, optional
@@ -227,6 +228,7 @@ def prune_and_tune(
     rate = _rate(lr)
     dense = placed(model, device)
     batches = Batches(data)
+    _checked_tuning(dense, batches, tuning)
     seen = batches if calibration is None else Batches(calibration)
     judged = batches if judge is None else Batches(judge)
     example = batches.example()
@@ -244,6 +246,7 @@ def prune_and_tune(
         remaining = count(pruned.model, example)["params"] / before["params"]
         # "not at most": a metric that is not a number has fallen too
         tuned = not sign * (first["metric"] - score) <= threshold
+        speed = rate(remaining)
         one = Round(
             step=step,
             units=int(kept.keep.sum()),
@@ -253,14 +256,14 @@ def prune_and_tune(
             pruned=score,
             after=score,
             tuned=tuned,
-            lr=rate(remaining) if tuned else None,
+            lr=speed if tuned else None,
             frozen=tuple(still or ()) if tuned else (),
             seconds=0.0,
         )
         network = pruned.model
         if tuned:
             options = {"teacher": dense if teacher else None, "loss": loss, "seed": seed + step} | tuning
-            network = finetune(network, batches, epochs=epochs, lr=one.lr, frozen=one.frozen, **options)
+            network = finetune(network, batches, epochs=epochs, lr=speed, frozen=one.frozen, **options)
             one = replace(one, after=float(evaluate(network, judged, loss=loss, metric=metric)["metric"]))
             if still is None:
                 still = _least_changed(pruned.model, network, example, frozen)
@@ -270,7 +273,7 @@ def prune_and_tune(
     report = {
         "dense": float(first["metric"]),
         "metric_name": first["metric_name"],
-        "threshold": float(threshold),
+        "threshold": float(threshold) if math.isfinite(threshold) else None,
         "units": [int(kept.keep.sum()), len(kept.keep)],
         **{name: [after[name], before[name]] for name in before},
         "rounds": [_told(r) for r in rounds],
@@ -280,13 +283,29 @@ def prune_and_tune(
 
 
 def _checked_loop(threshold: float, frozen: float, steps: int, epochs: int) -> None:
-    if not number("threshold", threshold) >= 0.0:
+    if not (isinstance(threshold, (int, float)) and threshold >= 0.0):
         raise InvalidProblem(f"threshold: expected a number >= 0, got {threshold!r}")
     if not 0.0 <= number("frozen", frozen) < 1.0:
         raise InvalidProblem(f"frozen: expected a share of the layers from 0 to below 1, got {frozen!r}")
     for name, value in (("steps", steps), ("epochs", epochs)):
         if whole(name, value) < 1:
             raise InvalidProblem(f"{name}: expected at least 1, got {value!r}")
+
+
+def _checked_tuning(dense: nn.Module, batches: Batches, tuning: Mapping[str, Any]) -> None:
+    """Refuse now what the first training would refuse after hours of pruning."""
+    for name in tuning:
+        if name not in _TUNING:
+            raise unknown("option of finetune", name, _TUNING)
+    finetune(dense, batches, epochs=0, **tuning)
+
+
+# the others are set round by round
+_TUNING = tuple(
+    name
+    for name in inspect.signature(finetune).parameters
+    if name not in {"network", "data", "teacher", "epochs", "lr", "masks", "frozen", "loss", "device", "seed"}
+)
 
 
 def _rate(lr: float | Callable[[float], float] | None) -> Callable[[float], float]:
@@ -323,11 +342,15 @@ def _least_changed(before: nn.Module, after: nn.Module, example: Any, share: flo
     changes = {}
     for path, module in before.named_modules():
         if isinstance(module, LINEAR_LAYERS):
-            norms = [float(n.get_submodule(path).weight.detach().abs().sum()) for n in (before, after)]
+            norms = [float(layer.weight.detach().abs().sum()) for layer in (module, _at(after, path))]
             changes[path] = abs(norms[1] - norms[0]) / (norms[0] or 1.0)
     least = sorted(changes, key=lambda path: changes[path])[: int(share * len(changes))]
     norms_of = followers(after, example)
     return [p for path in least for p in (path, norms_of.get(path)) if p is not None]
+
+
+def _at(network: nn.Module, path: str) -> Any:
+    return network.get_submodule(path)
 
 
 def _told(one: Round) -> dict[str, Any]:

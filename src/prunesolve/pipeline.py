@@ -498,7 +498,7 @@ def prune_and_tune(
     """
     from prunesolve.bridges.torch.rounds import prune_and_tune
 
-    pruned = partial(
+    pruned: Callable[..., Any] = partial(
         prune,
         formulation=_formulation(formulation),
         solver=_solver(solver, {}),
