@@ -60,7 +60,10 @@ def once(asked: Namespace) -> Row:
     _ = bench.network, bench.data
     before = _high_water()
     _, told = methods.timed(bench, _methods(asked.of)[asked.only[0]], asked.shares[0])
-    return {"seconds": told["seconds"], "needs": told["needs"], "before_mib": before, "peak_mib": _high_water()}
+    return {what: told[what] for what in ("seconds", "cpu", "needs")} | {
+        "before_mib": before,
+        "peak_mib": _high_water(),
+    }
 
 
 def _high_water() -> float:

@@ -20,14 +20,14 @@ Job = tuple[Row, Callable[[], Row]]
 class Method(NamedTuple):
     """`call(bench, share removed)` -> network, and what else its row tells.
 
-    `prepare(bench)` does what all shares have in common and returns the seconds it took when it was first done; they
-    are part of every row's seconds. `needs` says what beside forward passes: "nothing", "gradients", "labels".
+    `prepare(bench)` does what all shares have in common; its seconds are part of every row's. `needs` says what beside
+    forward passes: "nothing", "gradients", "labels".
     """
 
     call: Callable[[Bench, float], tuple[nn.Module, Row]]
     needs: str
     kind: str = "ours"
-    prepare: Callable[[Bench], float] = lambda _: 0.0
+    prepare: Callable[[Bench], Any] | None = None
 
 
 def keep(share: float) -> float:
@@ -80,13 +80,38 @@ def row(bench: Bench, method: Method, share: float) -> Row:
 
 
 def timed(bench: Bench, method: Method, share: float) -> tuple[nn.Module, Row]:
-    """The network with the seconds of the call, reading data and weights not counted."""
+    """The network with the seconds of the call, on the wall and of the processor; reading data and weights is no part.
+
+    On a machine that does other work the processor's seconds are those to compare.
+    """
     # read before the clock starts
     _ = bench.network, bench.data
-    before = method.prepare(bench)
-    began = time.perf_counter()
+    before = _prepared(bench, method)
+    clock = _Clock()
     network, told = method.call(bench, share)
-    return network, {"seconds": before + time.perf_counter() - began, "needs": method.needs, **told}
+    took = {what: before[what] + seconds for what, seconds in clock.read().items()}
+    return network, {**took, "needs": method.needs, **told}
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.began = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self.began[0], "cpu": time.process_time() - self.began[1]}
+
+
+_SPENT: dict[Any, dict[str, float]] = {}
+
+
+def _prepared(bench: Bench, method: Method) -> dict[str, float]:
+    """What the preparation took when it was first done."""
+    if method.prepare is None:
+        return {"seconds": 0.0, "cpu": 0.0}
+    done = bench.name, bench.seed, bench.count, method.prepare
+    clock = _Clock()
+    method.prepare(bench)
+    return _SPENT.setdefault(done, clock.read())
 
 
 def dense(part: str, asked: Namespace) -> Iterator[Job]:

@@ -63,12 +63,12 @@ def _by_share(rows: list[Row]) -> Iterator[str]:
     shares = sorted({r["share"] for r in scored})
     if scored:
         heads = [f"{share:.4g}".rstrip() for share in (100 * s for s in shares)]
-        yield "| method | needs | " + " | ".join(f"{head} %" for head in heads) + " | seconds |"
-        yield "|---|---|" + "---|" * (len(shares) + 1)
+        yield "| method | needs | " + " | ".join(f"{head} %" for head in heads) + " | seconds | of the processor |"
+        yield "|---|---|" + "---|" * (len(shares) + 2)
         for method, own in _methods(scored):
             cells = [spread([r["score"] for r in own if r["share"] == share]) for share in shares]
-            seconds = f"{np.mean([r['seconds'] for r in own]):.1f}"
-            yield "| " + " | ".join([method, own[0]["needs"], *cells, seconds]) + " |"
+            cells += [_mean([r[what] for r in own if what in r]) for what in ("seconds", "cpu")]
+            yield "| " + " | ".join([method, own[0]["needs"], *cells]) + " |"
         yield "\nWhat stays, in % of units / parameters / MACs / weights that are not zero\n"
         yield "| method | " + " | ".join(f"{head} %" for head in heads) + " |"
         yield "|---|" + "---|" * len(shares)
@@ -76,6 +76,10 @@ def _by_share(rows: list[Row]) -> Iterator[str]:
             cells = [_stays([r for r in own if r["share"] == share]) for share in shares]
             yield "| " + " | ".join([method, *cells]) + " |"
     yield from _failures(done)
+
+
+def _mean(values: list[float]) -> str:
+    return f"{np.mean(values):.1f}" if values else ""
 
 
 def _stays(rows: list[Row]) -> str:
@@ -105,11 +109,11 @@ def _crossed(rows: list[Row]) -> Iterator[str]:
 def _costs(rows: list[Row]) -> Iterator[str]:
     done = _latest(rows)
     told = [r for r in done if "peak_mib" in r]
-    yield "| part: method | share | needs | seconds | MiB at the start | peak MiB |"
-    yield "|---|---|---|---|---|---|"
+    yield "| part: method | share | needs | seconds | of the processor | MiB at the start | peak MiB |"
+    yield "|---|---|---|---|---|---|---|"
     for method, own in _methods(told):
-        figures = [(what, digits) for what, digits in (("seconds", 1), ("before_mib", 0), ("peak_mib", 0))]
-        cells = [spread([r[what] for r in own], digits) for what, digits in figures]
+        figures = {"seconds": 1, "cpu": 1, "before_mib": 0, "peak_mib": 0}
+        cells = [spread([r[what] for r in own if what in r], digits) for what, digits in figures.items()]
         yield "| " + " | ".join([method, f"{100 * own[0]['share']:.4g} %", own[0]["needs"], *cells]) + " |"
     yield from _failures(done)
 

@@ -204,7 +204,7 @@ def asked(**changes):
 def test_tables_of_rows_on_disk(one_shots, tmp_path):
     rows, path = one_shots("rows"), tmp_path / "rows.jsonl"
     stays = {"units": 0.5, "params": 0.4, "macs": 0.3, "weights": 0.2}
-    told = {"seconds": 2.0, "needs": "labels", "threads": 1, "stays": stays}
+    told = {"seconds": 2.0, "cpu": 1.5, "needs": "labels", "threads": 1, "stays": stays}
     rows.append(key(method="dense", share=0.0) | {"score": 97.25, "threads": 1}, path)
     for seed, score in enumerate((80.0, 81.0, 84.0)):
         rows.append(key(method="ours", seed=seed) | told | {"score": score}, path)
@@ -216,17 +216,19 @@ def test_tables_of_rows_on_disk(one_shots, tmp_path):
     rows.append(
         key(part="criteria", method="L1 | bn") | told | {"criterion": "L1", "repair": "bn", "score": 70.0}, path
     )
-    rows.append(key(part="costs") | {"seconds": 3.0, "needs": "nothing", "before_mib": 9.0, "peak_mib": 12.0}, path)
+    rows.append(
+        key(part="costs") | {"seconds": 3.0, "cpu": 2.5, "needs": "nothing", "before_mib": 9.0, "peak_mib": 12.0}, path
+    )
     lines = list(one_shots("tables").told(rows.read(path), asked()))
     assert "dense 97.25" in lines
-    assert "| ours | labels | 81.67 ± 2.00 | 50.00 (1) | 2.0 |" in lines
+    assert "| ours | labels | 81.67 ± 2.00 | 50.00 (1) | 2.0 | 1.5 |" in lines
     assert "| ours | 50.0 / 40.0 / 30.0 / 20.0 | 50.0 / 40.0 / 30.0 / 20.0 |" in lines
-    assert "| older | labels | 20.00 (1) |  | 2.0 |" in lines
+    assert "| older | labels | 20.00 (1) |  | 2.0 | 1.5 |" in lines
     assert "- broken (50 %, seed 0): ValueError: why" in lines
     assert "| L1 | 70.0 (1) |" in lines
-    assert "| a | 50 % | nothing | 3.0 (1) | 9 (1) | 12 (1) |" in lines
+    assert "| a | 50 % | nothing | 3.0 (1) | 2.5 (1) | 9 (1) | 12 (1) |" in lines
     few = list(one_shots("tables").told(rows.read(path), asked(of="structured", shares=[0.7])))
-    assert "| ours | labels | 50.00 (1) | 2.0 |" in few
+    assert "| ours | labels | 50.00 (1) | 2.0 | 1.5 |" in few
     assert not any("costs" in line or "L1" in line for line in few)
     assert list(one_shots("tables").told(rows.read(path), asked(cases=["resnet20"]))) == []
 
