@@ -6,6 +6,7 @@ running mean of the BatchNorm. After a BatchNorm into its weight and bias. Zero 
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +22,10 @@ from .masks import Masks, masks
 from .refit import _Layer
 from .unfold import LINEAR_LAYERS, set_weight, weight_matrix
 
-# numbers of one piece: 32 MiB in float64
-_PIECE = 2**22
 # a variance so much below the squared mean, or the dense one, is rounding
 _CONSTANT = 1e-12
+
+_FOLD_IN = "fold the parametrisation in first (torch.nn.utils.prune.remove), or mask with how='plain'"
 
 _log = logging.getLogger("prunesolve")
 
@@ -100,6 +101,16 @@ class Site:
             self.module.bias[self.rows] *= scale
 
 
+def copy_of(model: nn.Module) -> nn.Module:
+    """A network of its own, to be changed."""
+    try:
+        # inference tensors keep no version, by which an in-place change is told
+        with torch.inference_mode(False):
+            return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise InvalidProblem(f"model: it cannot be copied ({str(error).splitlines()[0]:.120}); {_FOLD_IN}") from error
+
+
 def sites_of(
     dense: nn.Module, pruned: nn.Module, layers: Sequence[_Layer], selection: Selection | None
 ) -> dict[str, Site]:
@@ -129,10 +140,7 @@ def sites_of(
 
 def _check_weight(path: str, module: Any) -> None:
     if not isinstance(module.weight, nn.Parameter):
-        raise InvalidProblem(
-            f"repair: {path} computes its weight anew at each call; fold the parametrisation in first "
-            "(torch.nn.utils.prune.remove), or mask with how='plain'"
-        )
+        raise InvalidProblem(f"repair: {path} computes its weight anew at each call; {_FOLD_IN}")
 
 
 def _usable(norm: Any) -> Any:
@@ -155,7 +163,7 @@ def _rows(path: str, full: Any, module: Any, kept: Tensor | None) -> tuple[Tenso
 
 
 class Moments:
-    """Means, variances and correlations of channels in the dense and in the pruned network, streamed in float64.
+    """Means, variances and correlations of channels in the dense and in the pruned network, streamed.
 
     Attributes
     ----------
@@ -171,25 +179,29 @@ class Moments:
         self._squares, self._products = torch.zeros_like(self.mean), torch.zeros_like(self.mean[0])
 
     def add(self, dense: Tensor, pruned: Tensor) -> None:
-        """Add values of both, (c, n)."""
-        step = max(1, _PIECE // max(1, len(dense)))
-        for one, other in zip(dense.split(step, dim=1), pruned.split(step, dim=1), strict=True):
-            values = torch.stack([one, other]).double()
-            mean = values.mean(dim=2)
-            if not bool(mean.isfinite().all()):
-                which = "dense" if not bool(mean[0].isfinite().all()) else "pruned"
-                raise InvalidProblem(
-                    f"data: layer {self.path} of the {which} network gives NaN or infinite values; expected finite "
-                    "ones, look at the inputs and at what comes before it"
-                )
-            values -= mean[:, :, None]
-            more = values.shape[2]
-            # two samples become one: their spreads add, and so does that of their means
-            apart, weight = mean - self.mean, self.count * more / (self.count + more)
-            self._squares += values.square().sum(dim=2) + weight * apart.square()
-            self._products += (values[0] * values[1]).sum(dim=1) + weight * apart[0] * apart[1]
-            self.count += more
-            self.mean += apart * (more / self.count)
+        """Add values of both, channels on the first axis."""
+        over = tuple(range(1, dense.ndim))
+        shape = (-1, *[1] * len(over))
+        # a batch in its own precision, with its mean taken off: copies in float64 cost several times a convolution
+        pair = [values if values.element_size() > 2 else values.float() for values in (dense, pruned)]
+        means = [values.mean(dim=over) for values in pair]
+        mean = torch.stack(means).double()
+        if not bool(mean.isfinite().all()):
+            which = "dense" if not bool(mean[0].isfinite().all()) else "pruned"
+            raise InvalidProblem(
+                f"data: layer {self.path} of the {which} network gives NaN or infinite values; expected finite "
+                "ones, look at the inputs and at what comes before it"
+            )
+        one, other = (values - part.reshape(shape) for values, part in zip(pair, means, strict=True))
+        squares = torch.stack([values.square().sum(dim=over) for values in (one, other)]).double()
+        products = (one * other).sum(dim=over).double()
+        # two samples become one: their spreads add, and so does that of their means
+        more = one[0].numel()
+        apart, weight = mean - self.mean, self.count * more / (self.count + more)
+        self._squares += squares + weight * apart.square()
+        self._products += products + weight * apart[0] * apart[1]
+        self.count += more
+        self.mean += apart * (more / self.count)
 
     @property
     def variance(self) -> Tensor:
@@ -217,6 +229,8 @@ class Moments:
 
 
 def by_channel(module: nn.Module, outputs: Tensor, rows: Tensor) -> Tensor:
-    """(c, values) of some channels."""
+    """Some channels, on the first of at least two axes."""
     axis = channel_axis(module)
-    return outputs.index_select(axis, rows.to(outputs.device)).movedim(axis, 0).flatten(1)
+    if len(rows) < outputs.shape[axis]:
+        outputs = outputs.index_select(axis, rows.to(outputs.device))
+    return outputs.movedim(axis, 0) if outputs.ndim > 1 else outputs[:, None]

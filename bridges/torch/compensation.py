@@ -26,7 +26,7 @@ from prunesolve.problems import InvalidProblem, Selection
 
 from ._forward import evaluating, tensors
 from ._layers import role, weight_mask
-from ._sites import Site, sites_of
+from ._sites import Site, copy_of, sites_of
 from .data import Batches, Inputs, call
 from .masks import Masks, masks
 from .refit import trace
@@ -81,7 +81,7 @@ def bias(
     True
     """
     with torch.inference_mode(False):
-        work = copy.deepcopy(pruned)
+        work = copy_of(pruned)
         batches = Batches(data)
         with evaluating(dense), evaluating(work):
             sites = sites_of(dense, work, trace(work, batches.example()), selection)
@@ -195,11 +195,7 @@ def _plain(model: nn.Module, batches: Batches, paths: list[str]) -> Iterator[Ter
 
     def noted(path: str) -> Any:
         def note(module: Any, args: tuple[Tensor, ...]) -> None:
-            for x, _ in columns(module, args[0]):
-                wide = x.double()
-                ones = wide.new_full((len(x), 1, 1), float(x.shape[2]))
-                terms = ones.cpu(), wide.sum(2)[:, None].cpu(), wide.square().sum(2)[:, None].cpu()
-                found.append((path, terms, x.shape[2]))
+            found.append((path, *_read(module, args[0].double())))
 
         return note
 
@@ -212,6 +208,19 @@ def _plain(model: nn.Module, batches: Batches, paths: list[str]) -> Iterator[Ter
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _read(module: Any, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
+    """Sums of 1, a and a^2 over samples and places as the layer reads them, (groups, 1, 1 or d); and their number."""
+    batch = x.reshape(-1, 1, x.shape[-1]) if isinstance(module, nn.Linear) else x
+    batch = batch if batch.ndim > 1 + len(getattr(module, "kernel_size", (0,))) else batch.unsqueeze(0)
+    # what is unfolded are copies and zeros: the sum over samples may come first
+    sums = []
+    for power in (batch, batch.square()):
+        pieces = [(piece.sum(dim=2), piece.shape[2]) for piece, _ in columns(module, power.sum(dim=0, keepdim=True))]
+        sums.append(torch.stack([piece for piece, _ in pieces]).sum(dim=0)[:, None].cpu())
+    count = len(batch) * sum(places for _, places in pieces)
+    return (sums[0].new_full((len(sums[0]), 1, 1), float(count)), *sums), count
 
 
 def _weighted(model: nn.Module, batches: Batches, paths: list[str]) -> Iterator[Terms]:

@@ -19,7 +19,6 @@ made good while the running statistics were stale the recalibration then makes g
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +29,7 @@ from prunesolve.problems import InvalidProblem, Selection, unknown
 
 from ._forward import evaluating
 from ._lockstep import Lockstep, Stop
-from ._sites import Moments, Site, by_channel, sites_of
+from ._sites import Moments, Site, by_channel, copy_of, sites_of
 from .batchnorm import recalibrate_batchnorm
 from .compensation import bias
 from .data import Batches
@@ -247,7 +246,7 @@ def recalibrated(dense: nn.Module, pruned: nn.Module, data: Any, selection: Sele
     pruned, data
         As `recalibrate_batchnorm` takes them.
     """
-    return recalibrate_batchnorm(_copied(pruned), data)
+    return recalibrate_batchnorm(copy_of(pruned), data)
 
 
 class Repair(NamedTuple):
@@ -301,7 +300,7 @@ def repaired(
     True
     """
     chosen = checked_names(names)
-    work, batches = _copied(pruned), Batches(data)
+    work, batches = copy_of(pruned), Batches(data)
     for name in chosen:
         work = REPAIRS[name].function(dense, work, batches, selection)
     return work if masks is None else apply_masks(work, masks)
@@ -327,12 +326,6 @@ def _with_means(moments: Moments, scale: Tensor, means: bool) -> Affine:
     return scale, wanted - scale * given if means else None
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    # inference tensors keep no version, by which an in-place change is told
-    with torch.inference_mode(False):
-        return copy.deepcopy(model)
-
-
 def _matched(
     dense: nn.Module,
     pruned: nn.Module,
@@ -342,7 +335,7 @@ def _matched(
     decide: Callable[[Moments], Affine],
 ) -> nn.Module:
     """A copy of the pruned network with s and t of each layer's channels as `decide` makes them of their moments."""
-    work, batches = _copied(pruned), Batches(data)
+    work, batches = copy_of(pruned), Batches(data)
     with torch.inference_mode(False), evaluating(dense), evaluating(work):
         layers = trace(work, batches.example())
         sites = sites_of(dense, work, layers, selection)
