@@ -255,7 +255,10 @@ def _enumerated(problem: SubsetRegression, k: int | None, run: Run) -> Status | 
         run.count()
         if problem.value(x) < run.objective:
             run.offer(x)
-    return Status.OPTIMAL if run.feasible else Status.INFEASIBLE
+    if not run.feasible:
+        return Status.INFEASIBLE
+    run.prove(run.objective)
+    return Status.OPTIMAL
 
 
 def _selections(n: int, k: int | None) -> Iterator[Bits]:

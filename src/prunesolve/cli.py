@@ -400,9 +400,9 @@ def keeping(problem: Any, keep: int | float | None) -> Any:
     if keep is None:
         return problem
     from prunesolve.formulations.budgets import units_to_keep
-    from prunesolve.problems import BinaryQuadratic, Cardinality
+    from prunesolve.problems import BinaryQuadratic, Cardinality, SubsetRegression
 
-    if not isinstance(problem, BinaryQuadratic):
+    if not isinstance(problem, (BinaryQuadratic, SubsetRegression)):
         kind = type(problem).__name__
         raise InvalidProblem(f"--keep: a {kind} has no count to replace; give the budget to `encode` instead")
 
