@@ -381,13 +381,14 @@ class SparseRegression:
         rank = 0 if self.row_factors is None else self.row_factors.shape[2]
         if self.row_factors is None or 2 * rank > self.shape[1] or _null_space(unit_diagonal(self.gram)[1]).shape[1]:
             return self.weights(np.ones(self.n, dtype=bool))
-        # Woodbury's identity from one factor of gram for all rows: w = v - B U (I + U' B U)^-1 U' v, v = B c, B = gram^-1
-        found = np.empty(self.shape)
-        for i, own in enumerate(self.row_factors):
-            solved = least_squares(self.gram, np.column_stack([self.cross[:, i], own]))
-            v, reach = solved[:, 0], solved[:, 1:]
-            found[i] = v - reach @ np.linalg.solve(np.eye(rank) + own.T @ reach, own.T @ v)
-        return found
+        # Woodbury's identity around one inverse B of gram for all rows: w = v - B U (I + U' B U)^-1 U' v, v = B c
+        o, d = self.shape
+        v = least_squares(self.gram, self.cross).T[:, :, None]
+        reach = least_squares(self.gram, self.row_factors.transpose(1, 0, 2).reshape(d, o * rank))
+        reach = reach.reshape(d, o, rank).transpose(1, 0, 2)
+        across = self.row_factors.transpose(0, 2, 1)
+        inner = np.linalg.solve(np.eye(rank) + across @ reach, across @ v)
+        return np.asarray((v - reach @ inner)[:, :, 0])
 
     @cached_property
     def least(self) -> float:

@@ -24,28 +24,29 @@ def regressions() -> dict[str, SparseRegression]:
     wide = rng.normal(size=(30, 6)) @ (np.eye(6) + 0.4)
     few = rng.normal(size=(3, 4))
     dead = inputs * [1.0, 0.0, 1.0, 1.0]
-    w, w6 = rng.normal(size=(3, 4)), rng.normal(size=(2, 6))
-    factors = rng.normal(size=(3, 4, 2))
+    w, w6 = rng.normal(size=(2, 4)), rng.normal(size=(2, 6))
+    factors = rng.normal(size=(2, 4, 2))
     gram = inputs.T @ inputs / 30
     return {
-        "keep": _measured(inputs, w, Keep(5)),
+        "keep": _measured(inputs, w, Keep(3)),
+        "three rows": _measured(inputs, rng.normal(size=(3, 4)), Keep(5)),
         "per row": _measured(inputs, w, PerRow(2)),
         "2:4": _measured(inputs, w, NofM(2, 4)),
         "1:2": _measured(wide, w6, NofM(1, 2)),
         "1:3, order": _measured(wide, w6, NofM(1, 3, order=(0, 2, 4, 1, 3, 5))),
         "one row": _measured(wide, w6[:1], Keep(3)),
-        "nearly all": _measured(inputs, w, Keep(11)),
+        "nearly all": _measured(inputs, w, Keep(7)),
         "one": _measured(inputs, w, Keep(1)),
-        "row factors": _own(gram, factors, w, Keep(5)),
+        "row factors": _own(gram, factors, w, Keep(3)),
         "row factors, 2:4": _own(gram, factors, w, NofM(2, 4)),
-        "row factors, alone": _own(np.zeros((4, 4)), rng.normal(size=(3, 4, 5)), w, PerRow(2)),
-        "another target": _measured(inputs, w, Keep(6), targets=rng.normal(size=(30, 3))),
-        "other weights to begin with": _measured(inputs, w, Keep(6)).replace(start_weights=w[:, ::-1]),
-        "fewer samples than inputs": _measured(few, w, Keep(5)),
-        "a dead input": _measured(dead, w, Keep(5)),
+        "row factors, alone": _own(np.zeros((4, 4)), rng.normal(size=(2, 4, 5)), w, PerRow(2)),
+        "another target": _measured(inputs, w, Keep(4), targets=rng.normal(size=(30, 2))),
+        "other weights to begin with": _measured(inputs, w, Keep(4)).replace(start_weights=w[:, ::-1]),
+        "fewer samples than inputs": _measured(few, w, Keep(3)),
+        "a dead input": _measured(dead, w, Keep(3)),
         "gradients": SparseRegression.from_gradients(w6.ravel()[:9], rng.normal(size=(5, 9)), Keep(4), 1e-3),
-        "ties": SparseRegression(np.eye(4), np.ones((4, 3)), Keep(5), offset=12.0),
-        "large": _measured(1e8 * inputs, w, Keep(5)),
+        "ties": SparseRegression(np.eye(4), np.ones((4, 2)), Keep(3), offset=8.0),
+        "large": _measured(1e8 * inputs, w, Keep(3)),
         "small": _measured(1e-8 * inputs, w, PerRow(2)),
     }
 

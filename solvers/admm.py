@@ -115,7 +115,7 @@ class _Split:
         self.values, self.vectors = np.linalg.eigh(rows.gram)
         # rounding alone makes an eigenvalue negative
         self.values = np.maximum(self.values, 0.0)
-        self.own = None if rows.factors is None else np.einsum("dj,odr->ojr", self.vectors, rows.factors)
+        self.own = None if rows.factors is None else self.vectors.T @ rows.factors
         self._rho, self._inner = 0.0, np.empty(0)
         self.support: Bits = np.empty(0, dtype=bool)
 

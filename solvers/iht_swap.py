@@ -244,8 +244,9 @@ class _Exchanges:
             if there in taken or here is None:
                 continue
             come, gone = self.ends[there], self.ends[here]
+            # no break: the row of the best gain may itself hold the cheapest removal
             if come.come < 0 or gone.gone < 0 or come.gain - gone.cost <= self.least:
-                break
+                continue
             self.kept[there, come.come], self.kept[here, gone.gone] = True, False
             taken |= {there, here}
         self.pending = sorted(taken)

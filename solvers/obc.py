@@ -15,7 +15,7 @@ from ._base import Run, Solver, Status
 from ._sparse_rows import Rows
 from ._sparse_starts import magnitude, wanda
 
-_STEPS = 32  # removals between two updates of the inverse
+_STEPS, _SHARE = 32, 8  # removals between two updates of the inverse: 32, or an eighth of the weights left
 _ORDERS = ("greedy", "columns")
 
 
@@ -48,7 +48,7 @@ class Obc(Solver):
     Reference
     ---------
     E. Frantar, S. P. Singh, D. Alistarh, Optimal brain compression, NeurIPS 2022 (greedy); E. Frantar, D. Alistarh,
-    SparseGPT, ICML 2023 (columns). The updates of the inverse are made 32 at a time (ours).
+    SparseGPT, ICML 2023 (columns). The updates of the inverse are put off and made many at a time (ours).
 
     Examples
     --------
@@ -170,7 +170,7 @@ def _eliminated(rows: Rows, row: int, room: Indices, run: Run) -> tuple[Indices,
     weight = inverse @ rows.cross[row]
     left, room, group = np.arange(rows.d), room.copy(), rows.group
     gone, losses = [np.empty(0, dtype=np.int64)], [np.empty(0)]
-    while (steps := min(_STEPS, int(room.sum()))) and not run.halted:
+    while (steps := min(max(_STEPS, len(left) // _SHARE), int(room.sum()))) and not run.halted:
         alive, panel = np.ones(len(left), dtype=bool), np.empty((steps, len(left)))
         out, loss = np.empty(steps, dtype=np.int64), np.empty(steps)
         diagonal = inverse.diagonal().copy()
@@ -179,6 +179,7 @@ def _eliminated(rows: Rows, row: int, room: Indices, run: Run) -> tuple[Indices,
         losses.append(loss)
         stays = np.flatnonzero(alive)
         panel = panel[:, stays]
-        inverse = inverse[stays][:, stays] - panel.T @ panel
+        inverse = inverse[stays][:, stays]
+        inverse -= panel.T @ panel
         left, weight, group = left[stays], weight[stays], group[stays]
     return None if room.any() else (np.concatenate(gone), np.concatenate(losses))
