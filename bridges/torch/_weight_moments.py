@@ -22,6 +22,8 @@ from prunesolve.problems import InvalidProblem
 from prunesolve.problems.sparse_regression import SparseRegression
 
 from ._layers import conv_groups
+from ._lockstep import Stop
+from .refit import _inverse_slope, _Layer
 from .unfold import _windows, weight_matrix
 
 
@@ -34,12 +36,17 @@ class Moments:
         The layer.
     share : int
         Most columns taken of one call.
+    centred : bool
+        Whether the fit has an intercept.
     generator : torch.Generator
         Draws them.
     """
 
-    def __init__(self, path: str, module: Any, share: int, generator: torch.Generator) -> None:
-        self.path, self.module, self.share, self.generator = path, module, share, generator
+    def __init__(self, path: str, module: Any, share: int, centred: bool, generator: torch.Generator) -> None:
+        self.path, self.module, self.share, self.centred = path, module, share, centred
+        self.generator = generator
+        # what is subtracted before anything is squared: variances of single precision far from zero would be noise
+        self.origin: tuple[Tensor, Tensor] | None = None
         self.dense = weight_matrix(module).cpu().double()
         groups, outs, reads = self.dense.shape
         self.count = 0
@@ -50,6 +57,10 @@ class Moments:
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """One call's inputs and what the layer should give for them."""
         x, y = sampled(self.module, inputs, targets, self.share, self.generator)
+        if self.origin is None:
+            self.origin = (x.mean(2, keepdim=True), y.mean(2, keepdim=True))
+        if self.centred:
+            x, y = x - self.origin[0], y - self.origin[1]
         self.count += x.shape[2]
         self.xx += (x @ x.transpose(1, 2)).cpu().double()
         self.yx += (y @ x.transpose(1, 2)).cpu().double()
@@ -57,24 +68,27 @@ class Moments:
         self.y += y.sum(2).cpu().double()
         self.yy += y.square().sum((1, 2)).cpu().double()
 
-    def settle(self, ridge: float, centred: bool) -> None:
+    def settle(self, ridge: float) -> None:
         """The sums become the moments of the regression."""
         if not all(bool(torch.isfinite(m).all()) for m in (self.xx, self.yx, self.yy)):
             raise InvalidProblem(
                 f"layer {self.path}: expected finite inputs and outputs on the calibration data, got NaN or infinite "
                 "ones; look for them in the data or for a weight of an earlier layer that is not finite"
             )
-        self.centred = centred
         self.x, self.y = self.x / self.count, self.y / self.count
         self.xx, self.yx, self.yy = self.xx / self.count, self.yx / self.count, self.yy / self.count
-        if centred:
+        if self.centred and self.origin is not None:
             self.xx -= self.x[:, :, None] * self.x[:, None]
             self.yx -= self.y[:, :, None] * self.x[:, None]
             self.yy -= self.y.square().sum(1)
+            self.x += self.origin[0][:, :, 0].cpu().double()
+            self.y += self.origin[1][:, :, 0].cpu().double()
         diagonal = self.xx.diagonal(dim1=1, dim2=2)
-        varies = diagonal > 1e-12 * diagonal.amax(1, keepdim=True)
+        # squares that rounding alone may leave of inputs that do not vary
+        noise = 1e-12 * self.x.square().amax(1, keepdim=True) if self.centred else 0.0
+        varies = diagonal > 1e-12 * diagonal.amax(1, keepdim=True) + noise
         mean = (diagonal * varies).sum(1) / varies.sum(1).clamp_min(1)
-        # inputs that are all zero say nothing: the pull alone decides
+        # inputs that never vary say nothing: the pull alone decides
         self.pull = torch.where(mean > 0, ridge * mean, 1.0)
 
     def problem(self, group: int, pattern: Any, row_factors: Any = None) -> SparseRegression:
@@ -127,3 +141,28 @@ def sampled(
         x.reshape(len(x), groups, -1).permute(1, 2, 0).contiguous(),
         y.reshape(len(y), groups, -1).permute(1, 2, 0).contiguous(),
     )
+
+
+def target_of(stop: Stop, layer: _Layer, norm: Any) -> Tensor:
+    """What the layer should give: the dense outputs, and what makes the pruned shortcut's error good."""
+    if stop.wanted_shortcut is None or stop.given_shortcut is None:
+        return stop.wanted
+    if layer.norm is not None and not keeps_mean(norm):
+        # statistics of the batch: what the norm multiplies with is not known
+        return stop.wanted
+    return stop.wanted + (stop.wanted_shortcut - stop.given_shortcut) * _inverse_slope(norm, stop.wanted)
+
+
+def keeps_mean(norm: Any) -> bool:
+    return norm is not None and norm.running_mean is not None
+
+
+def write_intercept(module: Any, norm: Any, intercept: Tensor | None) -> None:
+    """Into the layer's bias, else into the running mean of the BatchNorm that it alone feeds."""
+    if intercept is None:
+        return
+    shift = intercept.to(module.weight.device, module.weight.dtype)
+    if module.bias is not None:
+        module.bias.copy_(shift)
+    else:
+        norm.running_mean -= shift

@@ -20,9 +20,6 @@ from prunesolve.problems import InvalidProblem, LevelChoice, unknown
 from prunesolve.problems._arrays import Floats, Indices
 from prunesolve.solvers import DynamicProgramming, Solver
 
-# how closely the budget is met by levels before the rest is spent weight by weight
-_BINS = 4096
-
 
 def keep_counts(weights: Mapping[str, Any], keep: int, how: str = "global") -> dict[str, int]:
     """Weights kept in each layer, by the weights alone.
@@ -97,7 +94,7 @@ def level_counts(
     levels = [np.asarray(counts[path], dtype=np.int64) for path in paths]
     losses = [np.asarray(errors[path], dtype=np.float64) for path in paths]
     choice = LevelChoice(losses, levels, keep, labels=paths)
-    chosen = (DynamicProgramming(bins=_BINS) if solver is None else solver).solve(choice).solution
+    chosen = (DynamicProgramming() if solver is None else solver).solve(choice).solution
     found = np.array([ladder[s] for ladder, s in zip(levels, chosen, strict=True)], dtype=np.int64)
     return dict(zip(paths, _spend(found, levels, losses, keep).tolist(), strict=True))
 

@@ -30,12 +30,13 @@ from prunesolve.solvers import Result, Solver
 
 from ._forward import evaluating
 from ._lockstep import Lockstep, Stop
-from ._weight_moments import Moments
-from .allocation import keep_counts
+from ._weight_levels import level_errors
+from ._weight_moments import Moments, keeps_mean, target_of, write_intercept
+from .allocation import keep_counts, level_counts
 from .data import Batches
 from .evaluate import placed
 from .masks import Masks
-from .refit import _check_weights, _inverse_slope, _Layer, trace
+from .refit import _check_weights, _Layer, trace
 from .unfold import LINEAR_LAYERS, set_weight, shaped, taps, weight_matrix
 
 # more columns would need matrices of several GiB
@@ -44,6 +45,7 @@ _WIDE = 16384
 _COLUMNS = 2**17
 # what "auto" stands for, by measurements on ResNet-20
 SOLVER, ALLOCATION = "admm", "global"
+LEVELS = "level-choice"
 
 _log = logging.getLogger("prunesolve")
 
@@ -86,7 +88,7 @@ def prune_weights(
     keep: float | None = None,
     pattern: str | None = None,
     layers: Sequence[str] | None = None,
-    solver: str | Solver = "auto",
+    solver: str | Solver | type[Solver] = "auto",
     allocation: str | Mapping[str, int] = "auto",
     refit: bool = True,
     ridge: float = 1e-3,
@@ -111,11 +113,12 @@ def prune_weights(
         kernel tap. Layers whose input channels m does not divide stay dense.
     layers : sequence of str, optional
         Layers that are pruned; default every Linear and convolution, the first and the last among them.
-    solver : str or Solver
+    solver : str, Solver or Solver class
         "magnitude", "wanda" (|w| times the input's root mean square), or a solver of `SparseRegression` by name or
         with its options set, which chooses each layer's weights on what the network pruned so far feeds it.
     allocation : str or {path: int}
-        How `keep` is shared out: see `keep_counts`; or the count of every layer.
+        How `keep` is shared out: "uniform", "erk", "lamp" or "global", see `keep_counts`; "level-choice" by what the
+        network's answer loses, measured layer by layer (`level_counts`); or the count of every layer.
     refit : bool
         Whether the weights that stay are refitted, and layers left dense with them; else they keep their values.
     ridge : float > 0
@@ -170,8 +173,11 @@ def prune_weights(
             order = trace(work, batches.example())
             chosen, exempt = _without_exempt(work, chosen, {layer.path for layer in order}, shape)
             counts, rule = (None, None) if shape is not None else _counts(work, chosen, keep, allocation)
-            fit = _Fit(work, shape, counts, choice, refit, ridge, columns, time_limit, seed)
-            fit.all(dense, [layer for layer in order if layer.path in chosen or refit], chosen, batches)
+            gather = _Gather(batches, ridge, columns, seed)
+            if counts is not None and rule == LEVELS:
+                counts = _by_levels(dense, [layer for layer in order if layer.path in chosen], counts, gather)
+            fit = _Fit(work, shape, counts, choice, refit, gather, time_limit, seed)
+            fit.all(dense, [layer for layer in order if layer.path in chosen or refit], chosen)
     return PrunedWeights(work, Masks(fit.masks), fit.counts, fit.errors, exempt, fit.results, rule)
 
 
@@ -200,10 +206,16 @@ def weights_to_keep(keep: Any, n: int) -> int:
     return math.floor(float(keep) * n + 0.5)
 
 
-def _solver(solver: str | Solver) -> Solver:
+def _solver(solver: Any) -> Solver:
     if solver == "wanda":
         return solvers.get("magnitude", score="wanda")
-    return solvers.get(SOLVER if solver == "auto" else solver) if isinstance(solver, str) else solver
+    if isinstance(solver, str):
+        return solvers.get(SOLVER if solver == "auto" else solver)
+    if isinstance(solver, type) and issubclass(solver, Solver):
+        return solver()
+    if not isinstance(solver, Solver):
+        raise InvalidProblem(f"solver: expected a name, a Solver or its class, got {type(solver).__name__}")
+    return solver
 
 
 def _chosen(model: nn.Module, layers: Sequence[str] | None) -> list[str]:
@@ -225,7 +237,7 @@ def _without_exempt(
     """The layers that can be pruned, and why the others are not."""
     exempt = {}
     for path in chosen:
-        module = model.get_submodule(path)
+        module: Any = model.get_submodule(path)
         reads = weight_matrix(module).shape[2] // taps(module)
         if path not in called:
             exempt[path] = "not called by the model's forward pass"
@@ -244,12 +256,27 @@ def _counts(
     model: nn.Module, chosen: Sequence[str], keep: Any, allocation: str | Mapping[str, int]
 ) -> tuple[dict[str, int], str]:
     """Weights kept of each layer, and the rule that said so."""
-    weights = {path: model.get_submodule(path).weight.detach() for path in chosen}
+    weights = {path: model.get_parameter(f"{path}.weight").detach() for path in chosen}
     if isinstance(allocation, Mapping):
         return _given_counts(weights, allocation), "given"
     rule = ALLOCATION if allocation == "auto" else allocation
     total = weights_to_keep(keep, sum(w.numel() for w in weights.values()))
-    return keep_counts(weights, total, rule), rule
+    # levels are measured around the counts of one magnitude for all
+    return keep_counts(weights, total, "global" if rule == LEVELS else rule), rule
+
+
+def _by_levels(dense: nn.Module, layers: Sequence[_Layer], start: Mapping[str, int], gather: _Gather) -> dict[str, int]:
+    """Counts by what the network's answer loses; layers too wide to measure keep those they start from."""
+    measured = [layer for layer in layers if _reads(dense, layer.path) <= _WIDE]
+    if not measured:
+        return dict(start)
+    errors, counts = level_errors(dense, gather.batches, measured, start, gather)
+    return dict(start) | level_counts(errors, counts, sum(start[layer.path] for layer in measured))
+
+
+def _reads(model: nn.Module, path: str) -> int:
+    """Inputs x taps of one of a layer's groups."""
+    return weight_matrix(model.get_submodule(path)).shape[2]
 
 
 def _given_counts(weights: Mapping[str, Tensor], given: Mapping[str, int]) -> dict[str, int]:
@@ -262,6 +289,26 @@ def _given_counts(weights: Mapping[str, Tensor], given: Mapping[str, int]) -> di
     return {path: int(given[path]) for path in weights}
 
 
+class _Gather:
+    """Gathers and settles the moments of one layer of a network after another."""
+
+    def __init__(self, batches: Batches, ridge: float, columns: int, seed: int) -> None:
+        self.batches, self.ridge, self.columns = batches, ridge, columns
+        self.generator = torch.Generator().manual_seed(seed)
+        self.count = sum(1 for _ in batches)
+
+    def __call__(self, layer: _Layer, network: nn.Module, stops: Iterable[Stop]) -> Moments:
+        """The layer's moments on what its stops bring."""
+        module: Any = network.get_submodule(layer.path)
+        norm = None if layer.norm is None else network.get_submodule(layer.norm)
+        share = max(1, self.columns // (self.count * layer.calls))
+        moments = Moments(layer.path, module, share, module.bias is not None or keeps_mean(norm), self.generator)
+        for stop in stops:
+            moments.add(stop.inputs, target_of(stop, layer, norm))
+        moments.settle(self.ridge)
+        return moments
+
+
 class _Fit:
     """Goes from layer to layer of the network under work."""
 
@@ -272,40 +319,33 @@ class _Fit:
         quota: Mapping[str, int] | None,
         solver: Solver,
         refit: bool,
-        ridge: float,
-        columns: int,
+        gather: _Gather,
         time_limit: float | None,
         seed: int,
     ) -> None:
         self.work, self.shape, self.quota, self.solver = work, shape, quota, solver
-        self.refit, self.ridge, self.columns, self.time_limit, self.seed = refit, ridge, columns, time_limit, seed
-        self.generator = torch.Generator().manual_seed(seed)
+        self.refit, self.gather, self.time_limit, self.seed = refit, gather, time_limit, seed
         self.masks: dict[str, Tensor] = {}
         self.counts: dict[str, tuple[int, int]] = {}
         self.errors: dict[str, float] = {}
         self.results: dict[str, tuple[Result, ...]] = {}
 
-    def all(self, dense: nn.Module, order: Sequence[_Layer], chosen: Collection[str], batches: Batches) -> None:
+    def all(self, dense: nn.Module, order: Sequence[_Layer], chosen: Collection[str]) -> None:
         """Every layer from the first that is pruned, in order."""
         first = next(i for i, layer in enumerate(order) if layer.path in chosen)
         if self.time_limit is not None:
             self.time_limit /= len(chosen)
-        count = sum(1 for _ in batches)
-        with Lockstep(dense, self.work, batches, order[first:]) as steps:
+        with Lockstep(dense, self.work, self.gather.batches, order[first:]) as steps:
             for layer in order[first:]:
-                self.one(layer, layer.path in chosen, steps.at(layer), max(1, self.columns // (count * layer.calls)))
+                self.one(layer, layer.path in chosen, steps.at(layer))
 
-    def one(self, layer: _Layer, pruned: bool, stops: Iterable[Stop], share: int) -> None:
+    def one(self, layer: _Layer, pruned: bool, stops: Iterable[Stop]) -> None:
         """One layer on what its stops bring."""
-        module = self.work.get_submodule(layer.path)
-        if weight_matrix(module).shape[2] > _WIDE:
+        module: Any = self.work.get_submodule(layer.path)
+        if _reads(self.work, layer.path) > _WIDE:
             self._too_wide(layer.path, module, pruned, stops)
             return
-        norm = None if layer.norm is None else self.work.get_submodule(layer.norm)
-        moments = Moments(layer.path, module, share, self.generator)
-        for stop in stops:
-            moments.add(stop.inputs, target_of(stop, layer, norm))
-        moments.settle(self.ridge, centred=module.bias is not None or _keeps_mean(norm))
+        moments = self.gather(layer, self.work, stops)
         self._check_count(moments)
         weight, kept = self._chosen(layer.path, moments) if pruned else self._dense(moments)
         if pruned:
@@ -315,6 +355,7 @@ class _Fit:
         self.errors[layer.path] = moments.error(weight)
         set_weight(module, weight.to(module.weight.device, module.weight.dtype))
         if self.refit:
+            norm = None if layer.norm is None else self.work.get_submodule(layer.norm)
             write_intercept(module, norm, moments.intercept(weight))
 
     def _chosen(self, path: str, moments: Moments) -> tuple[Tensor, Tensor]:
@@ -379,28 +420,3 @@ class _Fit:
                 "weights: %s is fitted with %d inputs on %d samples; more calibration data would fit it better",
                 *(moments.path, moments.dense.shape[2], moments.count),
             )
-
-
-def target_of(stop: Stop, layer: _Layer, norm: Any) -> Tensor:
-    """What the layer should give: the dense outputs, and what makes the pruned shortcut's error good."""
-    if stop.wanted_shortcut is None or stop.given_shortcut is None:
-        return stop.wanted
-    if layer.norm is not None and not _keeps_mean(norm):
-        # statistics of the batch: what the norm multiplies with is not known
-        return stop.wanted
-    return stop.wanted + (stop.wanted_shortcut - stop.given_shortcut) * _inverse_slope(norm, stop.wanted)
-
-
-def write_intercept(module: Any, norm: Any, intercept: Tensor | None) -> None:
-    """Into the layer's bias, else into the running mean of the BatchNorm that it alone feeds."""
-    if intercept is None:
-        return
-    shift = intercept.to(module.weight.device, module.weight.dtype)
-    if module.bias is not None:
-        module.bias.copy_(shift)
-    else:
-        norm.running_mean -= shift
-
-
-def _keeps_mean(norm: Any) -> bool:
-    return norm is not None and norm.running_mean is not None

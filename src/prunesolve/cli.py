@@ -106,6 +106,10 @@ def prune(
     params: Params = None,
     macs: Macs = None,
     layers: Layers = None,
+    granularity: Annotated[str, typer.Option("--granularity", help="channel, weight, 2:4 or another n:m.")] = "channel",
+    allocation: Annotated[
+        str, typer.Option("--allocation", help="Of weight: auto, uniform, erk, lamp, global or level-choice.")
+    ] = "auto",
     formulation: FormulationName = "reconstruction",
     solver: SolverName = "auto",
     refit: Annotated[Refit, typer.Option("--refit", help="Adapt the weights that stay.")] = Refit.least_squares,
@@ -123,6 +127,8 @@ def prune(
 
     With --formulation multi-objective the whole front goes into the folder too, as front.json, plots and report.html;
     the model is its point of least loss within --keep, --params and --macs, without them the knee.
+
+    With --granularity weight, --keep of all weights stay, with 2:4 two of every four; the model keeps its shapes.
     """
     import prunesolve as ps
 
@@ -141,7 +147,7 @@ def prune(
         "seed": seed,
     }
     repairs = split(repair)
-    if formulation == "multi-objective":
+    if formulation == "multi-objective" and granularity == "channel":
         from prunesolve.formulations.budgets import check_asked
 
         given = {name: value for name, value in asked.items() if value is not None}
@@ -157,12 +163,15 @@ def prune(
         )
         trade.save(out)
         say(str(trade))
-        found = trade.pick(**given, repair=repairs)
+        found: Any = trade.pick(**given, repair=repairs)
     else:
-        found = ps.prune(load_model(model), load_data(data), formulation=formulation, **asked, repair=repairs, **how)
+        how |= {"formulation": formulation, "granularity": granularity, "allocation": allocation}
+        found = ps.prune(load_model(model), load_data(data), **asked, repair=repairs, **how)
     found.save(out)
     say(str(found.report))
-    finish(found.result)
+    # single weights are solved layer by layer: who gets here has a feasible answer for each
+    if granularity == "channel":
+        finish(found.result)
 
 
 @app.command()

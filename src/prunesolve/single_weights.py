@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prunesolve.bridges.torch.weights import PrunedWeights
     from prunesolve.solvers import Result
 
-Step = tuple[str, Callable[[Any], Any]]
+Step = tuple[str, Callable[[Any, Any], Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +93,17 @@ def prune_single_weights(
     _check(granularity, asked, formulation)
     clock, dense, batches = Clock(), placed(model, device), Batches(data)
     steps = _steps(dense, batches, refit, repair)
-    how = {"pattern": None if granularity == "weight" else granularity, "keep": asked.get("keep")}
     found = prune_weights(
         dense,
         batches,
+        keep=asked.get("keep"),
+        pattern=None if granularity == "weight" else granularity,
         layers=layers,
         solver=solver,
         allocation=allocation,
         refit=bool(refit),
         time_limit=time_limit,
         seed=seed,
-        **how,
     )
     clock.tick("prune")
     told = _judge(dense, batches, loss, metric, clock)
@@ -152,7 +152,7 @@ def _steps(dense: Any, batches: Any, refit: bool | str, repair: str | Sequence[s
     def mended(name: str) -> Callable[..., Any]:
         return lambda work, masks: repaired(dense, work, batches, name)
 
-    steps: list[Any] = [("reconstruct", rebuilt)] if refit == "reconstruct" else []
+    steps: list[Step] = [("reconstruct", rebuilt)] if refit == "reconstruct" else []
     return steps + [(name, mended(name)) for name in checked_names(repair or ())]
 
 
