@@ -65,19 +65,21 @@ class HeadAttention(nn.MultiheadAttention):
     ) -> None:
         nn.Module.__init__(self)
         # nn.TransformerEncoderLayer asks for these before it hands the packed weights, absent here, to its fused kernel
-        self._qkv_same_embed_dim, self.in_proj_weight, self.in_proj_bias = False, None, None
+        self._qkv_same_embed_dim = False
+        self.register_parameter("in_proj_weight", None)
+        self.register_parameter("in_proj_bias", None)
         self.bias_k, self.bias_v, self.add_zero_attn = None, None, False
         self.kdim, self.vdim = k_proj.in_features, v_proj.in_features
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = q_proj, k_proj, v_proj, out_proj
+        self.q_proj, self.k_proj, self.v_proj = q_proj, k_proj, v_proj
+        self.add_module("out_proj", out_proj)
         self.num_heads, self.head_dim = num_heads, q_proj.out_features // num_heads
         self.embed_dim, self.batch_first, self.dropout = out_proj.out_features, batch_first, dropout
 
-    @classmethod
-    def of(cls, module: nn.MultiheadAttention) -> HeadAttention:
+    @staticmethod
+    def of(module: nn.MultiheadAttention) -> HeadAttention:
         """The same attention on the same storage: what is written into its layers is written into `module`."""
-        opened = cls(
-            *(_view(module, i) for i in range(3)), module.out_proj, module.num_heads, module.batch_first, module.dropout
-        )
+        q, k, v = (_view(module, part) for part in range(3))
+        opened = HeadAttention(q, k, v, module.out_proj, module.num_heads, module.batch_first, module.dropout)
         opened.training = module.training
         opened._forward_hooks, opened._forward_pre_hooks = module._forward_hooks, module._forward_pre_hooks
         return opened
@@ -225,7 +227,7 @@ def owners(groups: Sequence[Group]) -> set[str]:
 
 def _open(model: nn.Module, paths: Collection[str] | None) -> list[tuple[nn.Module, str, nn.Module]]:
     replaced: dict[int, HeadAttention] = {}
-    undo = []
+    undo: list[tuple[nn.Module, str, nn.Module]] = []
     for path, parent in list(model.named_modules()):
         for name, child in list(parent._modules.items()):
             if _opens(child) and (paths is None or f"{path}.{name}".lstrip(".") in paths):
@@ -417,7 +419,8 @@ def _forms(module: nn.Module, heads: Heads, calls: Sequence[Call]) -> list[Form]
     scales = [None, *(v for v in vars(module).values() if type(v) is float and v > 0.0)]
     firsts = [False, True] if len(heads.producers) == 1 else [False]
     dropouts = _dropouts(module, heads.reader, calls[0])
-    return [Form(*form, *dropouts) for form in product(orders, firsts, (False, True), dict.fromkeys(scales))]
+    ways = product(orders, firsts, (False, True), dict.fromkeys(scales))
+    return [Form(order, first, causal, scale, *dropouts) for order, first, causal, scale in ways]
 
 
 def _dropouts(module: nn.Module, reader: str, call: Call) -> tuple[float, tuple[str, ...]]:

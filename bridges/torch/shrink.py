@@ -16,7 +16,7 @@ from prunesolve.problems._npz import FORMAT, whole_file
 
 from ._forward import as_inputs, evaluating, run
 from ._layers import constructor_numbers, cut, widths
-from .attention import HeadAttention, calls_of, layers_of, open_attention, settled
+from .attention import HeadAttention, SelfAttention, calls_of, layers_of, open_attention, settled
 from .masks import Masks, apply_masks, masks
 from .verify import KEPT, REPLACED, kept_channels, verify
 
@@ -147,7 +147,12 @@ def save_model(model: nn.Module, folder: str | Path, example: Any) -> list[Path]
     described = {
         "format": FORMAT,
         "kind": "widths",
-        "modules": {path: constructor_numbers(model.get_submodule(path)) for path in kept},
+        "modules": {path: constructor_numbers(model.get_submodule(path)) for path in kept}
+        | {
+            path: {"num_heads": module.num_heads, "head_dim": module.head_dim}
+            for path, module in model.named_modules()
+            if isinstance(module, (HeadAttention, SelfAttention))
+        },
         "kept": kept,
         "replaced": getattr(model, REPLACED, {}),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from functools import cache
 
@@ -507,6 +508,8 @@ def test_pruned_heads_are_pruned_again_and_load_without_the_library(kind: str, t
         torch.testing.assert_close(smaller(x), by_hand(net, x, [2], kind))
         if kind == "packed":
             save_model(smaller, tmp_path, x)
+            told = json.loads((tmp_path / "widths.json").read_text())["modules"]
+            assert told["attn"] == {"num_heads": 1, "head_dim": EACH}
             program = torch.export.load(tmp_path / "model.pt2").module()
             torch.testing.assert_close(program(x), smaller(x))
 
