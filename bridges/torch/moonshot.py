@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunesolve.problems import InvalidProblem, unknown
+from prunesolve.problems import InvalidProblem, SparseRegression, unknown
 from prunesolve.problems._arrays import Floats, floats, number, whole
 
 from ._forward import evaluating
@@ -253,6 +253,28 @@ def combined(
     pull = np.einsum("odr,or->do", own, np.einsum("odr,od->or", own, plain.weights))
     told = plain.added(pull, float(np.einsum("do,od->", pull, plain.weights)))
     return told | {"row_factors": own, "start_weights": plain.weights}
+
+
+def mixed(problem: SparseRegression, factors: Any, lam: float, *, ridge: float = 1e-3) -> SparseRegression:
+    """A plain layer's problem with the second error beside its own: `combined` of its arrays, all else as it was.
+
+    Its `start_weights` are the dense ones; where it has none they are those that minimise it without a pattern.
+
+    Examples
+    --------
+    >>> from prunesolve.problems import Keep
+    >>> plain = SparseRegression(np.eye(2), [[1.0], [1.0]], Keep(1), offset=2.0, start_weights=[[1.0, 1.0]])
+    >>> problem = mixed(plain, [[[0.0], [2.0]]], lam=0.5, ridge=0.0)
+    >>> [round(plain.value(x), 6) for x in ([True, False], [False, True])]
+    [1.0, 1.0]
+    >>> [round(problem.value(x), 6) for x in ([True, False], [False, True])]  # the loss feels the second alone
+    [1.5, 0.5]
+    """
+    if problem.row_factors is not None:
+        raise InvalidProblem("problem: expected a plain one, got one with row_factors; they are what is added here")
+    weights = problem.dense_weights if problem.start_weights is None else problem.start_weights
+    told = combined(problem.gram, problem.cross, weights, factors, lam, offset=problem.offset, ridge=ridge)
+    return problem.replace(**told, meta={**problem.meta, "lam": float(lam)})
 
 
 def averaged(

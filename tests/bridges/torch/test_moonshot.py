@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from prunesolve.bridges.torch.moonshot import LAMBDAS, averaged, combined, leading, swept, taylor_factors
+from prunesolve.bridges.torch.moonshot import LAMBDAS, averaged, combined, leading, mixed, swept, taylor_factors
 from prunesolve.bridges.torch.unfold import weight_matrix
 from prunesolve.problems import Cardinality, InvalidProblem, Keep, PerRow, SparseRegression
 from prunesolve.problems.subset_regression import SubsetRegression
@@ -227,6 +227,22 @@ def test_at_one_it_is_the_plain_problem_bit_by_bit():
     )
     theirs = SubsetRegression(gram, cross, range(4), [Cardinality(2)], offset=offset)
     assert ours.hash == theirs.hash
+
+
+@pytest.mark.parametrize("lam", [0.3, 1.0])
+def test_a_plain_problem_is_mixed_as_its_arrays_are(lam):
+    pruned, dense, weights, factors = raw(4)
+    gram, cross, offset = plain(pruned, dense, weights)
+    labels = [f"w{i}" for i in range(12)]
+    whole = SparseRegression(gram, cross, PerRow(2), offset=offset, start_weights=weights, labels=labels)
+    ours = mixed(whole, factors, lam)
+    told = combined(gram, cross, weights, factors, lam, offset=offset)
+    assert ours.hash == SparseRegression(pattern=PerRow(2), labels=labels, **told).hash
+    assert (ours.hash == whole.hash) == (lam == 1.0)
+    assert ours.meta["lam"] == lam
+    if lam < 1.0:
+        with pytest.raises(InvalidProblem, match="expected a plain one"):
+            mixed(ours, factors, lam)
 
 
 @few
