@@ -422,15 +422,15 @@ class SparseRegression:
         """Read what `save` wrote."""
         return unpack(path, _from_arrays, read(path, "sparse-regression"))
 
-    def _supports(self, kept: Bits) -> Iterator[tuple[Indices, list[int]]]:
-        """Each support (s,) and the rows that have it; where rows have a Hessian of their own every row comes alone."""
+    def _supports(self, kept: Bits) -> Iterator[tuple[Indices, Indices]]:
+        """Each support (s,) and the rows that share it; rows with a Hessian of their own come alone."""
         rows: dict[Any, list[int]] = {}
         for i, row in enumerate(kept):
             rows.setdefault(i if self.row_factors is not None else row.tobytes(), []).append(i)
         for sharing in rows.values():
             support = np.flatnonzero(kept[sharing[0]])
             if len(support):
-                yield support, sharing
+                yield support, np.array(sharing)
 
     def _check_range(self) -> None:
         """Refuse a cross that gram does not span: the value would have no lower end."""
