@@ -15,9 +15,9 @@ from .tables import _latest
 PLOT = Path(__file__).resolve().parents[2] / "docs" / "one-shot.svg"
 LABELS = {"structured": "units gone in %", "unstructured": "weights that are zero in %"}
 STYLES = {
-    "prunesolve, reconstruct": ("#D55E00", "-", "reconstruct (gradients, no labels)"),
-    "prunesolve, refit": ("#E69F00", "-", "refit (no gradients, no labels)"),
-    "prunesolve, mask alone": ("#E69F00", ":", "mask alone"),
+    "prunesolve, reconstruct": ("#D55E00", "-", "prunesolve, reconstruct (gradients, no labels)"),
+    "prunesolve, refit": ("#E69F00", "-", "prunesolve, refit (no gradients, no labels)"),
+    "prunesolve, mask alone": ("#E69F00", ":", "prunesolve, mask alone"),
     "torch-pruning Hessian, all samples, uniform + bn": ("#009E73", "--", "torch-pruning Hessian, uniform + bn"),
     "torch-pruning Taylor, uniform + bn": ("#0072B2", "--", "torch-pruning Taylor, uniform + bn"),
     "torch-pruning Taylor, global + bn": ("#0072B2", "-.", "torch-pruning Taylor, global + bn"),
@@ -67,13 +67,6 @@ def _curves(axis: object, rows: list[Row]) -> None:
         scores = [[r["score"] for r in own if r["share"] == share] for share in shares]
         means = np.array([np.mean(s) for s in scores])
         spans = [means - [min(s) for s in scores], [max(s) for s in scores] - means]
-        axis.errorbar(
-            [100 * s for s in shares],
-            means,
-            yerr=spans,
-            color=colour,
-            linestyle=style,
-            marker=".",
-            capsize=2,
-            label=label,
-        )
+        at = [100 * s for s in shares]
+        axis.plot(at, means, linestyle=style, color=colour, marker=".", label=label)
+        axis.errorbar(at, means, yerr=spans, color=colour, fmt="none", capsize=2)

@@ -196,6 +196,65 @@ def test_every_case_of_the_parts_is_named_once(one_shots):
     assert {m.kind for m in methods["structured"].values()} == {"ours", "peers"}
 
 
+@pytest.fixture
+def bench(one_shots, network, data, monkeypatch):
+    cases = one_shots("cases")
+
+    def judge(work, images):
+        x, y = data[0]
+        with torch.no_grad():
+            return {"score": 100 * float((work(x[:images]).argmax(1) == y[:images]).float().mean())}
+
+    tiny = cases.Case(lambda: network, ["0", "3", "8"], lambda seed, count: data, 6, judge, 4, "top-1 %")
+    monkeypatch.setitem(cases.CASES, "tiny", tiny)
+    return lambda seed=0: cases.Bench("tiny", seed)
+
+
+@TORCH_PRUNING
+@pytest.mark.parametrize(
+    ("part", "name", "share", "units"),
+    [
+        ("structured", "prunesolve, mask alone", 0.5, 20),
+        ("structured", "torch-pruning Taylor, global + bn", 0.5, 20),
+        ("structured", "torch-pruning Hessian, all samples, uniform + bn", 0.5, 20),
+        # the couplings of the plain call, so that no other kernels are compiled
+        ("criteria", "reconstruction | refit", 0.25, 30),
+        ("repairs", "magnitude, erk | bn", 0.5, 40),
+        ("unstructured", "torch magnitude, global + bn", 0.5, 40),
+        ("two_four", "magnitude + bn", 0.5, 40),
+    ],
+)
+def test_a_row_tells_what_was_left_and_how_good_it_is(one_shots, bench, network, part, name, share, units):
+    methods, at = one_shots("methods"), bench()
+    before = copy.deepcopy(network.state_dict())
+    row = methods.row(at, one_shots(part).METHODS[name], share)
+    assert row["stays"]["units"] == units / 40
+    assert 0.0 <= row["score"] <= 100.0
+    assert row["seconds"] > 0.0
+    assert row["cpu"] > 0.0
+    if units == 40:
+        assert row["stays"]["params"] == row["stays"]["macs"] == 1.0
+        assert row["stays"]["weights"] < 0.7
+    else:
+        assert row["stays"]["params"] < 1.0
+    json.dumps(row)
+    # the dense network that all methods share is as it was
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rounds_with_training_keep_half(one_shots, bench):
+    row = one_shots("methods").row(bench(), one_shots("ice").METHODS["prunesolve, rounds of masks"], 0.5)
+    assert row["stays"]["units"] == 0.5
+    assert [r["units"] for r in row["rounds"]][-1] == 20
+
+
+def test_a_calibration_is_of_at_most_5000_images(one_shots):
+    cases = one_shots("cases")
+    with pytest.raises(ValueError, match="1 to 5000 images, got 5001"):
+        cases.Bench("mlp", 0, 5001)
+
+
 def asked(**changes):
     told = {"of": None, "cases": ["mlp", "resnet20"], "seeds": [0, 1, 2], "shares": None}
     return Namespace(**told | changes)
