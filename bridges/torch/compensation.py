@@ -220,7 +220,7 @@ def _read(module: Any, x: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
         pieces = [(piece.sum(dim=2), piece.shape[2]) for piece, _ in columns(module, power.sum(dim=0, keepdim=True))]
         sums.append(torch.stack([piece for piece, _ in pieces]).sum(dim=0)[:, None].cpu())
     count = len(batch) * sum(places for _, places in pieces)
-    return (sums[0].new_full((len(sums[0]), 1, 1), float(count)), *sums), count
+    return (sums[0].new_full((len(sums[0]), 1, 1), float(count)), sums[0], sums[1]), count
 
 
 def _weighted(model: nn.Module, batches: Batches, paths: list[str]) -> Iterator[Terms]:
