@@ -111,20 +111,29 @@ def _resting(model: nn.Module, batches: Batches) -> float:
 
 
 def _hooks(model: nn.Module, layers: Sequence[_Layer], here: Any, side: Any) -> list[Any]:
-    """Hooks that hand each call to the walk whose thread makes it."""
-    read, made, normed = side
+    """Hooks that hand each call to the walk whose thread makes it; a call from outside passes by."""
+    read, made, normed = (_for_walks(here, method) for method in side)
     modules = dict(model.named_modules())
     hooks = []
     for layer in layers:
         module = modules[layer.path]
-        hooks.append(module.register_forward_pre_hook(lambda m, x, p=layer.path: read(here.walk, p, x[0])))
-        hooks.append(module.register_forward_hook(lambda m, x, y, p=layer.path: made(here.walk, p, x[0], y)))
+        hooks.append(module.register_forward_pre_hook(lambda m, x, p=layer.path: read(p, x[0])))
+        hooks.append(module.register_forward_hook(lambda m, x, y, p=layer.path: made(p, x[0], y)))
     hooks += [
-        m.register_forward_hook(lambda m, x, y: normed(here.walk, m, x[0], y))
+        m.register_forward_hook(lambda m, x, y: normed(m, x[0], y))
         for m in modules.values()
         if isinstance(m, BATCH_NORMS)
     ]
     return hooks
+
+
+def _for_walks(here: Any, method: Any) -> Any:
+    def handed(*args: Any) -> None:
+        walk = getattr(here, "walk", None)
+        if walk is not None:
+            method(walk, *args)
+
+    return handed
 
 
 class _End(BaseException):

@@ -14,8 +14,9 @@ import copy
 import logging
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -34,8 +35,9 @@ from ._weight_levels import level_errors
 from ._weight_moments import Moments, keeps_mean, target_of, write_intercept
 from .allocation import keep_counts, level_counts
 from .data import Batches
-from .evaluate import placed
+from .evaluate import Loss, placed
 from .masks import Masks
+from .moonshot import mixed, taylor_factors
 from .refit import _check_weights, _Layer, trace
 from .unfold import LINEAR_LAYERS, set_weight, shaped, taps, weight_matrix
 
@@ -46,6 +48,8 @@ _COLUMNS = 2**17
 # what "auto" stands for, by measurements on ResNet-20
 SOLVER, ALLOCATION = "admm", "global"
 LEVELS = "level-choice"
+# columns of the loss's curvature for each row
+_RANK = 16
 
 _log = logging.getLogger("prunesolve")
 
@@ -91,6 +95,8 @@ def prune_weights(
     solver: str | Solver | type[Solver] = "auto",
     allocation: str | Mapping[str, int] = "auto",
     refit: bool = True,
+    lam: float | None = None,
+    loss: Loss | None = None,
     ridge: float = 1e-3,
     columns: int = _COLUMNS,
     device: Any = None,
@@ -121,6 +127,11 @@ def prune_weights(
         network's answer loses, measured layer by layer (`level_counts`); or the count of every layer.
     refit : bool
         Whether the weights that stay are refitted, and layers left dense with them; else they keep their values.
+    lam : float in [0, 1], optional
+        The solver minimises lam of each layer's reconstruction error and 1 - lam of the loss's second-order change,
+        see `moonshot`, for which the data need targets and gradients are taken; the refit is the same.
+    loss : callable (outputs, targets), optional
+        For `lam`; see `evaluate`.
     ridge : float > 0
         Pull towards the present weights, relative to the mean variance of the inputs.
     columns : int
@@ -152,8 +163,8 @@ def prune_weights(
     --------
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> out = prune_weights(net, torch.linspace(-1, 1, 64).reshape(16, 4), keep=12, solver="magnitude")
-    >>> int(out.masks["0.weight"].sum() + out.masks["2.weight"].sum()), int((out.model[0].weight != 0).sum())
-    (12, 8)
+    >>> sum(int(mask.sum()) for mask in out.masks.values()), int((out.model[0].weight[~out.masks["0.weight"]]).sum())
+    (12, 0)
     """
     _check_weights(model)
     if not ridge > 0.0 or columns < 1:
@@ -177,6 +188,8 @@ def prune_weights(
             if counts is not None and rule == LEVELS:
                 counts = _by_levels(dense, [layer for layer in order if layer.path in chosen], counts, gather)
             fit = _Fit(work, shape, counts, choice, refit, gather, time_limit, seed)
+            if lam is not None:
+                fit.blend = partial(_blended, dense, batches, loss, lam)
             fit.all(dense, [layer for layer in order if layer.path in chosen or refit], chosen)
     return PrunedWeights(work, Masks(fit.masks), fit.counts, fit.errors, exempt, fit.results, rule)
 
@@ -289,6 +302,14 @@ def _given_counts(weights: Mapping[str, Tensor], given: Mapping[str, int]) -> di
     return {path: int(given[path]) for path in weights}
 
 
+def _blended(
+    dense: nn.Module, batches: Batches, loss: Loss | None, lam: float, path: str, plain: list[SparseRegression]
+) -> list[SparseRegression]:
+    """The regressions of a layer's groups of channels with the loss's curvature in them."""
+    factors = np.split(taylor_factors(dense, path, batches, loss=loss, rank=_RANK), len(plain))
+    return [mixed(problem, u, lam) for problem, u in zip(plain, factors, strict=True)]
+
+
 class _Gather:
     """Gathers and settles the moments of one layer of a network after another."""
 
@@ -325,6 +346,8 @@ class _Fit:
     ) -> None:
         self.work, self.shape, self.quota, self.solver = work, shape, quota, solver
         self.refit, self.gather, self.time_limit, self.seed = refit, gather, time_limit, seed
+        # what the solver judges by, where that is not the plain regression
+        self.blend: Callable[[str, list[SparseRegression]], list[SparseRegression]] | None = None
         self.masks: dict[str, Tensor] = {}
         self.counts: dict[str, tuple[int, int]] = {}
         self.errors: dict[str, float] = {}
@@ -360,18 +383,13 @@ class _Fit:
 
     def _chosen(self, path: str, moments: Moments) -> tuple[Tensor, Tensor]:
         """Weights and mask (groups, o, d) that the solver chooses."""
-        groups, outs, reads = moments.dense.shape
-        patterns = self._patterns(path, moments.dense)
-        weight, kept = torch.zeros_like(moments.dense), torch.zeros(moments.dense.shape, dtype=torch.bool)
-        results = []
-        for g, pattern in enumerate(patterns):
-            problem = moments.problem(g, pattern)
-            result = self._solved(problem)
-            results.append(result)
-            kept[g] = torch.from_numpy(np.array(result.solution).reshape(outs, reads))
-            weight[g] = torch.from_numpy(np.array(problem.weights(result.solution)))
-        self.results[path] = tuple(results)
-        return weight, kept
+        _, outs, reads = moments.dense.shape
+        plain = [moments.problem(g, pattern) for g, pattern in enumerate(self._patterns(path, moments.dense))]
+        judged = plain if self.blend is None else self.blend(path, plain)
+        self.results[path] = tuple(self._solved(problem) for problem in judged)
+        solutions = [np.array(result.solution) for result in self.results[path]]
+        weight = np.stack([problem.weights(x) for problem, x in zip(plain, solutions, strict=True)])
+        return torch.from_numpy(weight), torch.from_numpy(np.stack(solutions).reshape(-1, outs, reads))
 
     def _patterns(self, path: str, dense: Tensor) -> list[Any]:
         """The pattern of each group of channels; a count is parted among them by magnitude."""

@@ -195,6 +195,19 @@ def test_counts_by_levels_add_up_and_spare_the_layer_that_matters():
     assert out.counts["loud"][0] > out.counts["soft"][0]
 
 
+def test_the_losss_curvature_can_be_weighed_in():
+    net, data = case("grouped")
+    with torch.no_grad():
+        labelled = [(x, net(x).argmax(1) if net(x).ndim == 2 else net(x)) for x in data]
+    plain = prune_weights(net, labelled, keep=0.4, solver="obc")
+    for lam, same in ((1.0, True), (0.2, False)):
+        out = prune_weights(net, labelled, keep=0.4, solver="obc", lam=lam)
+        assert all(torch.equal(out.masks[key], mask) for key, mask in plain.masks.items()) == same
+        assert out.counts == plain.counts
+    with pytest.raises(InvalidProblem, match="targets"):
+        prune_weights(net, data, keep=0.4, solver="obc", lam=0.5)
+
+
 def test_counts_can_be_given():
     net, data = case("plain")
     wanted = {path: 3 for path, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
