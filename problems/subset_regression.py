@@ -24,7 +24,7 @@ from ._errors import InvalidProblem
 from ._feasibility import check_together
 from ._npz import content_hash, json_array, read, unpack, write
 from .binary_quadratic import checked_constraints, checked_labels, constraint_arrays, constraints_from
-from .constraints import Cardinality, Constraint, GroupBounds
+from .constraints import Cardinality, GroupBounds
 
 # eigenvalues below this share of the largest, inputs scaled to one length, count as zero
 RANK = 1e-10
@@ -75,10 +75,10 @@ class SubsetRegression:
     [[3.0, 0.0]]
     """
 
-    gram: Floats
-    cross: Floats
-    block: Indices
-    constraints: Sequence[Constraint] = ()
+    gram: Any
+    cross: Any
+    block: Any
+    constraints: Any = ()
     offset: float = 0.0
     labels: Sequence[Any] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -66,7 +66,8 @@ class GroupCounts:
 
     def leaving(self, kept: Bits, order: Iterable[int], many: int) -> list[int]:
         """Up to `many` kept groups, the first in order, without which k can still be chosen among the others."""
-        counts, chosen = self.kept(kept), []
+        chosen: list[int] = []
+        counts = self.kept(kept)
         room = int(np.minimum(counts, self.high).sum()) + int((kept & (self.of < 0)).sum())
         for group in order:
             if len(chosen) == many:
@@ -84,7 +85,8 @@ class GroupCounts:
 
     def entering(self, kept: Bits, order: Iterable[int]) -> list[int]:
         """The first in order that make k of the kept groups, none of a set above its most, none below its least."""
-        counts, chosen = self.kept(kept), []
+        chosen: list[int] = []
+        counts = self.kept(kept)
         left = self.k - int(kept.sum())
         missing = int(np.maximum(self.low - counts, 0).sum())
         for group in order:

@@ -21,7 +21,7 @@ def regressions() -> dict[str, SubsetRegression]:
     y = x @ rng.normal(size=(12, 3)) + rng.normal(size=(60, 3))
     pairs, uneven = np.repeat(np.arange(6), 2), np.repeat(np.arange(5), [1, 4, 2, 2, 3])
     shuffled = rng.permutation(pairs)
-    sets = GroupBounds([0, 0, 0, 1, 1, -1], [1, 1], [2, 1])
+    sets = _bounds([0, 0, 0, 1, 1, -1], [1, 1], [2, 1])
     twins = np.hstack([x[:, :6], x[:, :6]])
     dead = x * (pairs != 2)
     return {
@@ -34,8 +34,13 @@ def regressions() -> dict[str, SubsetRegression]:
         "some always stay": _of(x, y, np.where(pairs == 5, -1, pairs), Cardinality(2)),
         "bounds": _of(x, y, pairs, sets),
         "bounds, cardinality": _of(x, y, shuffled, (sets, Cardinality(3))),
-        "bounds apart": _of(x, y, pairs, (GroupBounds([0, 0, -1, -1, -1, -1], [1], [1]), _last(), Cardinality(3))),
-        "bounds that overlap": _of(x, y, pairs, (sets, GroupBounds([0, -1, -1, 0, 1, 1], [0, 1], [1, 2]))),
+        "bounds apart": _of(
+            x,
+            y,
+            pairs,
+            (_bounds([0, 0, -1, -1, -1, -1], [1], [1]), _bounds([-1, -1, -1, -1, 0, 0], [0], [1]), Cardinality(3)),
+        ),
+        "bounds that overlap": _of(x, y, pairs, (sets, _bounds([0, -1, -1, 0, 1, 1], [0, 1], [1, 2]))),
         "twins": _of(twins, y, pairs, Cardinality(3)),
         "never anything": _of(dead, y, pairs, Cardinality(3)),
         "large": _of(1e6 * x, 1e6 * y, pairs, Cardinality(3)),
@@ -77,8 +82,8 @@ def _of(x: Floats, y: Floats, block: Indices, constraints: Any) -> SubsetRegress
     return SubsetRegression(x.T @ x / n, x.T @ y / n, block, constraints, offset=float((y**2).sum()) / n)
 
 
-def _last() -> GroupBounds:
-    return GroupBounds([-1, -1, -1, -1, 0, 0], [0], [1])
+def _bounds(sets: list[int], low: list[int], high: list[int]) -> GroupBounds:
+    return GroupBounds(np.array(sets), np.array(low), np.array(high))
 
 
 def _value(problem: SubsetRegression, x: Any) -> float:
@@ -97,6 +102,8 @@ def _meets(problem: SubsetRegression, x: Any) -> bool:
             if sum(map(bool, x)) != constraint.k:
                 return False
             continue
+        if not isinstance(constraint, GroupBounds):
+            raise TypeError(type(constraint).__name__)
         for g, (low, high) in enumerate(zip(constraint.low, constraint.high, strict=True)):
             if not low <= sum(bool(kept) for kept, of in zip(x, constraint.group, strict=True) if of == g) <= high:
                 return False

@@ -173,7 +173,7 @@ def _laid_out(problem: SubsetRegression) -> tuple[Floats, Floats, int, bool]:
         scaled[np.diag_indices(len(scaled))] += _JITTER
     turned = cross * scale[:, None]
     if turned.shape[1] > len(turned):
-        turned = np.linalg.qr(turned.T, mode="r").T
+        turned = np.asarray(np.linalg.qr(turned.T, mode="r")).T
     block = problem.block[~always]
     order = np.argsort(block, kind="stable")
     sizes = np.bincount(block, minlength=problem.n)
@@ -204,7 +204,8 @@ def _inverse(gram: Floats) -> Floats:
     found, unsolved = dpotri(factor, lower=True)
     if fault or unsolved:
         # rounding below what the ridge lifts: the general inverse has an answer where Cholesky has none
-        return np.linalg.inv(gram)
+        general: Floats = np.linalg.inv(gram)
+        return general
     # the upper triangle of the factor is zero, and dpotri leaves it alone
     whole: Floats = found + found.T
     whole[np.diag_indices(len(whole))] /= 2.0
@@ -212,7 +213,7 @@ def _inverse(gram: Floats) -> Floats:
 
 
 def _subtract(table: Floats, a: Floats, b: Floats) -> None:
-    """table -= a @ b.T in place: the product by itself would be another table to write and to read."""
+    """Take a @ b.T from the table in place: the product by itself would be another table to write and to read."""
     from scipy.linalg.blas import dgemm
 
     dgemm(-1.0, b, a, 1.0, table.T, trans_b=True, overwrite_c=True)
