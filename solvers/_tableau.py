@@ -204,8 +204,7 @@ def _inverse(gram: Floats) -> Floats:
     found, unsolved = dpotri(factor, lower=True)
     if fault or unsolved:
         # rounding below what the ridge lifts: the general inverse has an answer where Cholesky has none
-        general: Floats = np.linalg.inv(gram)
-        return general
+        return np.asarray(np.linalg.inv(gram), dtype=np.float64)
     # the upper triangle of the factor is zero, and dpotri leaves it alone
     whole: Floats = found + found.T
     whole[np.diag_indices(len(whole))] /= 2.0
