@@ -106,16 +106,14 @@ def test_a_layers_total_variance_is_the_dense_one(name, where):
     assert changed
 
 
-def test_means_are_matched_on_request():
-    net, x = network("residual")
+def test_means_are_matched_unless_left():
+    net, x = network("plain")
     pruned = sparse(net)[0]
     for function in (layer_variance, asr):
-        work = function(net, pruned, x, means=True)
-        for _, end in ends(net):
-            torch.testing.assert_close(outputs(work, end, x).mean(0), outputs(net, end, x).mean(0), msg=end)
-        assert not torch.allclose(
-            outputs(function(net, pruned, x), "stem.1", x).mean(0), outputs(net, "stem.1", x).mean(0)
-        )
+        for means in (True, False):
+            work = function(net, pruned, x, means=means)
+            same = [torch.allclose(outputs(work, end, x).mean(0), outputs(net, end, x).mean(0)) for _, end in ends(net)]
+            assert all(same) is means
 
 
 @pytest.mark.parametrize("shrink_to", ["identity", "layer"])
@@ -128,7 +126,7 @@ def test_asr_factors_are_those_of_its_formula(shrink_to):
     v, u = outputs(net, "0", x).var(0), outputs(pruned, "0", x).var(0)
     goal = (v.sum() / u.sum()).sqrt() if shrink_to == "layer" else 1.0
     factor = (goal + u / (u + u.median()) * ((v / u).sqrt() - goal)).clamp(0.25, 4.0)
-    work = asr(net, pruned, x, shrink=shrink_to, gmax=4.0)
+    work = asr(net, pruned, x, shrink=shrink_to, gmax=4.0, means=False)
     torch.testing.assert_close(work[0].weight, pruned[0].weight * factor[:, None])
     torch.testing.assert_close(work[0].bias, pruned[0].bias * factor)
     # the raw factor of the collapsed channel is 1,000
@@ -385,9 +383,10 @@ def test_a_network_of_zeros_is_repaired_to_its_means():
     pruned = copy.deepcopy(net)
     for p in pruned.parameters():
         p.data.zero_()
-    torch.testing.assert_close(repair(net, pruned, x)(x).mean(0), net(x).mean(0))
-    for name in ("asr", "layer-variance"):
-        assert not repaired(net, pruned, x, name)(x).any()
+    for name in STATISTICAL:
+        torch.testing.assert_close(repaired(net, pruned, x, name)(x).mean(0), net(x).mean(0))
+    for function in (asr, layer_variance):
+        assert not function(net, pruned, x, means=False)(x).any()
 
 
 def test_a_norm_without_numbers_of_its_own_is_moved_by_its_statistics():
