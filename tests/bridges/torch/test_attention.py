@@ -16,6 +16,7 @@ from torch import nn
 import prunesolve as ps
 from prunesolve.bridges.torch.attention import HeadAttention, heads_of, layers_of, open_attention, opened
 from prunesolve.bridges.torch.costs import costs, count
+from prunesolve.bridges.torch.evaluate import Evaluator
 from prunesolve.bridges.torch.groups import Found, find_groups
 from prunesolve.bridges.torch.masks import apply_masks, masks
 from prunesolve.bridges.torch.measure import measure
@@ -546,3 +547,15 @@ def test_code_that_reaches_into_multihead_attention_still_runs() -> None:
     net, data = Reaching(), (torch.randn(8, DIM), torch.arange(8) % 2)
     out = ps.prune(net, data, keep=2)
     assert (out.selection.kept.keys(), out.model.fc1.out_features) == ({"fc1"}, 2)
+
+
+@pytest.mark.parametrize("kind", ["packed", "batch first"])
+def test_the_evaluator_masks_heads(kind: str) -> None:
+    net, _ = net_of(kind)
+    data = (torch.randn(16, TOKENS, 4), torch.randint(0, 3, (16,)))
+    group = heads_in(found_of(kind), net)
+    keep = np.array([[True, False, True], [False, False, True]])
+    losses = Evaluator(net, data, groups=[group], guard=False).evaluate(keep)
+    for row, loss in zip(keep, losses.ravel(), strict=True):
+        small = shrink(net, Selection([group], row), data[0])
+        assert loss == pytest.approx(F.cross_entropy(small(data[0]), data[1]).item(), rel=1e-5)
