@@ -68,8 +68,10 @@ def level_errors(
             at = ladder.index(start[layer.path])
             alone[layer.path] = fits[at].float(), moments.intercept(fits[at])
             errors[layer.path] /= max(errors[layer.path][at], 1e-12)
+    judged = list(_first(batches, _JUDGED))
+    wanted = [tensors(call(dense, inputs)) for inputs in judged]
     for layer in layers:
-        errors[layer.path] *= _divergence(dense, layer, *alone[layer.path], batches)
+        errors[layer.path] *= _divergence(_changed(dense, layer, *alone[layer.path]), judged, wanted)
     return errors, counts
 
 
@@ -82,18 +84,22 @@ def _fitted(moments: Moments, k: int) -> Tensor:
     return torch.from_numpy(np.stack(fits))
 
 
-def _divergence(dense: nn.Module, layer: _Layer, weight: Tensor, intercept: Tensor | None, batches: Batches) -> float:
-    """Mean divergence of the answer with that layer changed from the dense network's."""
+def _changed(dense: nn.Module, layer: _Layer, weight: Tensor, intercept: Tensor | None) -> nn.Module:
+    """The dense network with that layer's weights and intercept."""
     changed = copy.deepcopy(dense)
     module: Any = changed.get_submodule(layer.path)
     set_weight(module, weight.to(module.weight.device, module.weight.dtype))
     write_intercept(module, None if layer.norm is None else changed.get_submodule(layer.norm), intercept)
-    total, count = 0.0, 0
-    for inputs in _first(batches, _JUDGED):
-        for wanted, given in zip(tensors(call(dense, inputs)), tensors(call(changed, inputs)), strict=True):
-            total += _apart(wanted, given)
-        count += samples(inputs)
-    return total / count
+    return changed
+
+
+def _divergence(changed: nn.Module, judged: Sequence[Inputs], wanted: Sequence[Sequence[Tensor]]) -> float:
+    """Mean divergence over samples of the network's answers from those wanted."""
+    total = 0.0
+    for inputs, answers in zip(judged, wanted, strict=True):
+        given = tensors(call(changed, inputs))
+        total += sum(_apart(a, b) for a, b in zip(answers, given, strict=True))
+    return total / sum(samples(inputs) for inputs in judged)
 
 
 def _first(batches: Batches, most: int) -> Iterator[Inputs]:
