@@ -56,7 +56,10 @@ class Moments:
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
         """One call's inputs and what the layer should give for them."""
-        x, y = sampled(self.module, inputs, targets, self.share, self.generator)
+        self.add_columns(*sampled(self.module, inputs, targets, self.share, self.generator))
+
+    def add_columns(self, x: Tensor, y: Tensor) -> None:
+        """The same where they are columns already, (groups, d, columns) and (groups, o, columns)."""
         if self.origin is None:
             self.origin = (x.mean(2, keepdim=True), y.mean(2, keepdim=True))
         if self.centred:
@@ -104,6 +107,28 @@ class Moments:
             start_weights=dense.numpy(),
             meta={"layer": self.path, "group": group},
         )
+
+    def damped(self, group: int) -> Tensor:
+        """H = C + r I (d, d) of one of the layer's groups of channels."""
+        gram = self.xx[group] + self.pull[group] * torch.eye(self.xx.shape[1], dtype=torch.float64)
+        return (gram + gram.T) / 2
+
+    def fitted(self, stays: Tensor) -> Tensor:
+        """(groups, o, d) the best weights on the inputs (groups, d) that stay, zero elsewhere."""
+        weight = torch.zeros_like(self.dense)
+        for q, rows in enumerate(stays):
+            k = rows.nonzero().flatten()
+            if len(k):
+                wanted = self.yx[q][:, k] + self.pull[q] * self.dense[q][:, k]
+                weight[q][:, k] = torch.linalg.solve(self.damped(q)[k][:, k], wanted.T).T
+        return weight
+
+    def retarget(self, x: Tensor, target: Tensor) -> None:
+        """Other outputs (o, columns) wanted for the columns x (d, columns) of a layer of one group, once settled."""
+        mean = target.mean(1, keepdim=True) if self.centred else torch.zeros_like(target[:, :1])
+        products = (target - mean) @ x.T / x.shape[1]
+        self.y[0] = mean[:, 0].double().cpu()
+        self.yx[0] = products.double().cpu()
 
     def intercept(self, weight: Tensor) -> Tensor | None:
         """(o,) what W x needs beside it for the mean outputs to be right, None where the fit has none."""

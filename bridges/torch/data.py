@@ -88,6 +88,22 @@ class Batches:
         inputs, _ = next(iter(self))
         return slice_of(inputs, slice(count))
 
+    def first(self, count: int) -> Batches:
+        """The first `count` samples, kept in memory.
+
+        Examples
+        --------
+        >>> [len(inputs) for inputs, _ in Batches(torch.zeros(5, 3), size=2).first(3)]
+        [2, 1]
+        """
+        taken: list[tuple[Inputs, Tensor | None]] = []
+        for inputs, targets in self:
+            rows = slice(count - sum(samples(x) for x, _ in taken))
+            taken.append((slice_of(inputs, rows), None if targets is None else targets[rows]))
+            if sum(samples(x) for x, _ in taken) >= count:
+                break
+        return Batches(taken)
+
     def of_classes(self, classes: Collection[int]) -> Batches:
         """The samples whose integer target is one of `classes`.
 

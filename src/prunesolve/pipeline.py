@@ -35,6 +35,7 @@ from prunesolve.problems import (
     SparseRegression,
     Statistics,
     SubsetRegression,
+    UnsupportedProblem,
     unknown,
 )
 from prunesolve.problems._arrays import Bits, floats, integers
@@ -828,9 +829,17 @@ def prune(
 
     clock = Clock()
     dense, batches = placed(model, device), Batches(data)
-    stats = measure(dense, batches, layers=layers, loss=loss)
+    by_layer = bool(refit) and solver == "auto" and chosen == _formulation("reconstruction")
+    stats = measure(dense, batches.first(_MEASURED) if by_layer else batches, layers=layers, loss=loss)
     clock.tick("measure")
     problem = chosen.encode(stats, **asked)
+    work = Work(model, dense, batches, stats, loss, metric)
+    found = _in_sequence(work, problem, asked, seed) if by_layer else None
+    if found is not None:
+        clock.tick("solve")
+        selection, result, fitted = found
+        steps_after[0] = ("refit", fitted)
+        return carried_out(work, selection, problem, result, asked=asked, steps_after=steps_after, clock=clock)
     if evaluates(searcher) and isinstance(problem, BinaryQuadratic):
         search = partial(
             refined, dense, batches, stats.groups, problem, searcher, loss=loss, metric=metric, refit=bool(refit)
@@ -840,8 +849,62 @@ def prune(
     result = _solved(problem, search, seed, time_limit)
     clock.tick("solve")
     selection = chosen.decode(stats, result.solution)
-    work = Work(model, dense, batches, stats, loss, metric)
     return carried_out(work, selection, problem, result, asked=asked, steps_after=steps_after, clock=clock)
+
+
+# samples that statistics are measured on where units are chosen on what the pruned network gives, and steps judged on
+_MEASURED, _JUDGED = 512, 1024
+
+
+def _in_sequence(
+    work: Work, problem: BinaryQuadratic, asked: Mapping[str, Any], seed: int
+) -> tuple[Selection, Result, Callable[..., Any]] | None:
+    """Counts by measured losses of single layers, units layer by layer; None where the network or budget forbids it."""
+    from prunesolve.bridges.torch.attention import heads_of, layers_of
+    from prunesolve.bridges.torch.keep_counts import measured_counts
+    from prunesolve.bridges.torch.sequential import prune_in_sequence, sequential_groups
+
+    groups, began = work.statistics.groups, time.perf_counter()
+    modules = layers_of(work.dense)
+    if len(asked) != 1 or any(heads_of(group, modules) for group in groups):
+        return None
+    share = {"keep": problem.k} if problem.k is not None else dict(asked)
+    try:
+        counted = measured_counts(work.dense, work.batches, groups, share)
+        keep = spend_rest(problem, counted.keep)
+        first = Selection(groups, keep)
+        alone = sequential_groups(work.dense, groups, work.batches.example())
+        found = prune_in_sequence(
+            work.dense,
+            work.batches,
+            groups,
+            {name: kept for name, (kept, _) in first.counts.items()},
+            chosen={g.name: stays for g, stays in first if g.name not in alone},
+            seed=seed,
+        )
+    except (InvalidProblem, UnsupportedProblem) as error:
+        work.statistics.meta["notes"]["sequence"] = f"units were chosen all at once: {error}"
+        return None
+    keep = np.array(found.selection.keep)
+    if not problem.is_feasible(keep):
+        return None
+    result = Result(
+        solution=keep,
+        objective=problem.value(keep),
+        bound=None,
+        feasible=True,
+        status=Status.FINISHED,
+        seconds=time.perf_counter() - began,
+        evaluations=counted.evaluations,
+        seed=seed,
+        solver="in sequence",
+        details={"errors": found.errors},
+    )
+
+    def fitted(dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
+        return shrink(found.model, selection, batches.example())
+
+    return found.selection, result, fitted
 
 
 class Work(NamedTuple):
@@ -878,8 +941,9 @@ def carried_out(
     def told(step: str, network: Any) -> dict[str, Any]:
         from prunesolve.bridges.torch.evaluate import evaluate
 
-        return {"step": step, **_finite(evaluate(network, batches, loss=loss, metric=metric))}
+        return {"step": step, **_finite(evaluate(network, judges, loss=loss, metric=metric))}
 
+    judges = batches.first(_JUDGED)
     # without targets there is nothing to judge by; measuring and refitting need none
     judged = "taylor" in stats.saliency
     steps = [told("dense", dense), told("masked", masked)] if judged else []
@@ -1120,11 +1184,10 @@ def checked_choices(
         raise unknown("granularity", str(granularity), ["channel"])
     if allocation != "auto":
         raise unknown("allocation", str(allocation), ["auto"])
-    if not isinstance(refit, bool):
-        raise InvalidProblem(
-            f"refit: expected True (least squares) or False, got {refit!r}; no other refit is part of this version"
-        )
+    if not isinstance(refit, bool) and refit != "reconstruct":
+        raise InvalidProblem(f"refit: expected True (least squares), 'reconstruct' or False, got {refit!r}")
     steps: list[tuple[str, Callable[..., Any]]] = [("refit", _refit_step)] if refit else []
+    steps += [("reconstruct", _reconstruct_step)] if refit == "reconstruct" else []
     for name in [repair] if isinstance(repair, str) else repair or ():
         if name not in _REPAIRS:
             raise unknown("repair", str(name), _REPAIRS)
@@ -1136,6 +1199,12 @@ def _refit_step(dense: Any, removed: Any, batches: Any, selection: Selection) ->
     from prunesolve.bridges.torch.refit import refit
 
     return refit(dense, removed, batches, selection)
+
+
+def _reconstruct_step(dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
+    from prunesolve.bridges.torch.reconstruct import reconstruct
+
+    return reconstruct(dense, removed, batches, selection)
 
 
 def _repair_step(name: str, dense: Any, removed: Any, batches: Any, selection: Selection) -> Any:
