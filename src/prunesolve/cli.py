@@ -106,14 +106,21 @@ def prune(
     params: Params = None,
     macs: Macs = None,
     layers: Layers = None,
-    granularity: Annotated[str, typer.Option("--granularity", help="channel, weight, 2:4 or another n:m.")] = "channel",
+    granularity: Annotated[
+        str, typer.Option("--granularity", help="What goes: channel, weight (zeros), or n:m as 2:4, without --keep.")
+    ] = "channel",
     allocation: Annotated[
         str, typer.Option("--allocation", help="Of weight: auto, uniform, erk, lamp, global or level-choice.")
     ] = "auto",
     formulation: FormulationName = "reconstruction",
     solver: SolverName = "auto",
-    refit: Annotated[Refit, typer.Option("--refit", help="Adapt the weights that stay.")] = Refit.least_squares,
-    repair: Annotated[str | None, typer.Option("--repair", help="Comma-separated repairs, such as bn.")] = None,
+    refit: Annotated[
+        Refit, typer.Option("--refit", help="Adapt the weights that stay; reconstruct adds gradient steps, no labels.")
+    ] = Refit.least_squares,
+    repair: Annotated[
+        str | None,
+        typer.Option("--repair", help="Afterwards, comma-separated: bn, layer-variance, repair, asr, bias, damped."),
+    ] = None,
     device: Device = None,
     seed: Seed = 0,
     time_limit: TimeLimit = None,
@@ -159,11 +166,12 @@ def prune(
             objectives=split(objectives) or (),
             decide=decide.value,
             evaluations=evaluations,
-            **how,
+            # evaluations refit by least squares at most: blocks are rebuilt in the point that is picked
+            **how | {"refit": bool(how["refit"])},
         )
         trade.save(out)
         say(str(trade))
-        found: Any = trade.pick(**given, repair=repairs)
+        found: Any = trade.pick(**given, refit=how["refit"], repair=repairs)
     else:
         how |= {"formulation": formulation, "granularity": granularity, "allocation": allocation}
         found = ps.prune(load_model(model), load_data(data), **asked, repair=repairs, **how)

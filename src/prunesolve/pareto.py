@@ -131,7 +131,7 @@ class TradeOff:
         keep: int | float | None = None,
         params: int | float | None = None,
         macs: int | float | None = None,
-        refit: bool | None = None,
+        refit: bool | str | None = None,
         repair: Sequence[str] | None = None,
     ) -> PruneResult:
         """One point of the front as masks and a physically smaller network, proved equal to its masked one.
@@ -145,8 +145,8 @@ class TradeOff:
         keep, params, macs : int or float, optional
             The most units, parameters, multiply-adds, as a fraction or a count: of the points within, the one with the
             least error on the guard half.
-        refit : bool, optional
-            Fit what stays by least squares; default as the search did.
+        refit : bool or "reconstruct", optional
+            Fit what stays by least squares, or as `prune` does; default as the search did.
         repair : sequence of str, optional
             As in `prune`.
 

@@ -732,27 +732,36 @@ def prune(
         layers; of "2:4" and the like n of m consecutive input channels stay, without `keep`. The result is then a
         `WeightsResult`; see `bridges.torch.weights.prune_weights` for `solver` and `layers`.
     formulation, solver : str or object
-        By name, or with options set. A solver of black boxes ("refine", "swap-search", "tensor-train") takes the
+        By name, or with options set. With both left at their defaults, `refit` on and one budget, counts come from
+        what the network's answers lose when one layer is pruned, units are chosen layer by layer on what the pruned
+        network gives, and layers are refitted on the way (`bridges.torch.keep_counts`, `sequential`); the masks are
+        then made for the refit. Statistics are measured on the first 512 samples, steps judged on the first 1,024.
+        Attention heads, several budgets and networks that this does not take are left to the formulation, as is
+        everything where another one or a solver is given: its problem is solved for all units at once. A solver of
+        black boxes ("refine", "swap-search", "tensor-train") takes the
         formulation as surrogate and evaluates the network itself on half of the data, after a quick refit where
         `refit` is on; the other half guards against overfitting, see `bridges.torch.refinement.refined`. Of
         "multi-objective" the front of loss and cost is searched, see `trade_off`: the point of least loss within the
         budgets, which are then upper limits, or the knee where there are none.
     allocation : "auto"
-        How many units each layer keeps: decided by the formulation under one budget for the whole network. Of single
-        weights also "uniform", "erk", "lamp", "global" or "level-choice".
+        How many units each layer keeps: by measured losses or by the formulation, as above, under one budget for the
+        whole network. Of single weights how `keep` is shared out: "uniform", "erk", "lamp", "global" (what "auto"
+        takes) or "level-choice".
     layers : sequence of str, optional
         Modules whose OUTPUTS may go; default all that can.
-    refit : bool
-        Solve each consumer's least-squares problem on what it still reads (no labels, no gradients).
+    refit : bool or "reconstruct"
+        Solve each consumer's least-squares problem on what it still reads (no labels, no gradients). "reconstruct"
+        goes on by gradient steps towards the dense network's activations, block by block, then its answers (no labels;
+        `bridges.torch.reconstruct`).
     repair : sequence of str, optional
-        In order, of "bn" (the BatchNorm statistics are measured anew on `data`), "layer-variance", "repair", "asr",
-        "bias" and "damped"; no labels, no gradients. See `prunesolve.bridges.torch.repair`.
+        After the refit, in order, of "bn" (the BatchNorm statistics are measured anew on `data`), "layer-variance",
+        "repair", "asr", "bias" and "damped"; no labels, no gradients. See `prunesolve.bridges.torch.repair`.
     loss, metric : callable, optional
         loss(outputs, targets) -> mean; default cross-entropy for integer targets, mean squared error for float ones.
     device : optional
         Where to compute.
     time_limit : float, optional
-        Seconds for the solver.
+        Seconds for the solver; choosing layer by layer takes what it takes.
     seed : int
         Same seed, same masks.
 
@@ -822,7 +831,7 @@ def prune(
             time_limit=time_limit,
             seed=seed,
         )
-        return found.pick(**asked, repair=repair)
+        return found.pick(**asked, refit=refit, repair=repair)
     from prunesolve.bridges.torch.data import Batches
     from prunesolve.bridges.torch.evaluate import placed
     from prunesolve.bridges.torch.refinement import evaluates, refined
