@@ -161,7 +161,8 @@ def sampled(
     taken = torch.randperm(total, generator=generator)[:share] if total > share else torch.arange(total)
     batch, *at = (torch.from_numpy(i).to(inputs.device) for i in np.unravel_index(taken.numpy(), places))
     # indices on both sides of a slice come first: (columns, channels, *taps)
-    x, y = windows[(batch, slice(None), *at)], outputs[(batch, slice(None), *at)]
+    index: Any = (batch, slice(None), *at)
+    x, y = windows[index], outputs[index]
     return (
         x.reshape(len(x), groups, -1).permute(1, 2, 0).contiguous(),
         y.reshape(len(y), groups, -1).permute(1, 2, 0).contiguous(),

@@ -25,7 +25,7 @@ from .data import Batches, Inputs, call, samples, slice_of
 from .levels import Levels
 
 # samples from which the levels are made, and on which they are judged
-_MADE, _JUDGED = 256, 128
+_MADE, _JUDGED = 256, 64
 _LEVELS = 6
 
 
@@ -47,7 +47,7 @@ def measured_counts(
     model : Module
         The dense network; untouched.
     data : see `Batches`
-        Calibration samples; targets are not used. The levels are made on the first 256 and judged on the last 128.
+        Calibration samples; targets are not used. The levels are made on the first 256 and judged on the last 64.
     groups : sequence of Group
         The units.
     asked : {"keep": int} or {"params": float} or {"macs": float}
@@ -79,6 +79,9 @@ def measured_counts(
     >>> measured_counts(net, torch.randn(64, 3), [units], {"keep": 2}).counts
     {'0': 2}
     """
+    size = sum(group.size for group in groups)
+    if "keep" in asked and not len(groups) <= asked["keep"] <= size:
+        raise InvalidProblem(f"keep: expected {len(groups)} to {size} units, got {asked['keep']}")
     batches = Batches(data)
     made = batches.first(_MADE)
     found = Levels.build(model, made, groups, levels=levels if "keep" in asked else max(levels, 16), progress=False)
@@ -108,7 +111,7 @@ def distance(outputs: Any, answers: Tensor) -> Tensor:
     """
     if answers.ndim == 2 and answers.shape[1] > 1:
         return F.kl_div(outputs.log_softmax(1), answers.log_softmax(1), log_target=True, reduction="none").sum(1)
-    return (outputs - answers).square().flatten(1).mean(1)
+    return (outputs - answers).square().reshape(len(answers), -1).mean(1)
 
 
 def _monotone(error: Floats) -> Floats:

@@ -14,6 +14,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,13 +25,13 @@ from torch.nn.utils import parametrize
 from prunesolve.problems import InvalidProblem, Selection
 
 from ._drawing import Drawing
-from ._forward import evaluating
+from ._forward import evaluating, tensors
 from ._layers import channel_axis, conv_groups
 from ._weight_moments import sampled
 from .attention import opened
 from .data import Batches, Inputs, call, samples, slice_of
 from .evaluate import placed
-from .refit import _check_weights, _dropped_outputs, _kept, _Layer, _Reached, trace
+from .refit import _check_weights, _dropped_outputs, _is_as_made, _kept, _Layer, _Reached, trace
 from .sequential import rectified_layers
 from .unfold import LINEAR_LAYERS, weight_matrix
 
@@ -124,9 +125,10 @@ def reconstruct(
         full = copy.deepcopy(placed(dense, device)).requires_grad_(False)
         work = copy.deepcopy(pruned) if device is None else copy.deepcopy(pruned).to(device)
         flags = [p.requires_grad for p in work.parameters()]
+        work.requires_grad_(False)
         with opened(None, full, work), evaluating(full), evaluating(work):
             stage = _Stages(full, work, Batches(data), selection, masks, batch, damping, augment, seed)
-            if block_steps:
+            if block_steps and stage.found:
                 stage.kept_if_better(lambda: stage.blocks(block_steps, lr[0]))
             if joint_steps:
                 stage.kept_if_better(lambda: stage.together(joint_steps, lr[1]))
@@ -173,8 +175,10 @@ class _Stages:
         order = trace(work, example)
         self.order = _from_change(order, selection, self.masks)
         bent = rectified_layers(work, order, example)
-        self.found = _blocks(full, work, example, {layer.path for layer in self.order})
-        inside = [block.path for block in self.found]
+        found = _blocks(full, work, example, {layer.path for layer in self.order})
+        # samples of unlike shapes are no one tensor to draw from
+        self.found = found if _alike(batches) else []
+        inside = [block.path for block in found]
         loose = [layer for layer in self.order if not any(layer.path.startswith(f"{p}.") for p in inside)]
         dropped = {} if selection is None else _dropped_outputs(selection)
         self.points = [_Point(path, None, 1, False) for path in inside]
@@ -203,7 +207,7 @@ class _Stages:
             drawn = (torch.randint(len(x), (self.batch,), generator=self.generator).to(x.device) for _ in range(steps))
             layers = [layer.path for layer in self.order if layer.path.startswith(f"{block.path}.")]
             seen = x[torch.randperm(len(x), generator=self.generator)[:_SEEN].to(x.device)]
-            self._descend(new, layers, lambda new=new, seen=seen: new(seen), drawn, loss, steps, lr)
+            self._descend(new, layers, partial(new, seen), drawn, loss, steps, lr)
             given = [new(x) for x in given]
 
     def together(self, steps: int, lr: float) -> None:
@@ -246,6 +250,7 @@ class _Stages:
                 schedule.step()
             for parameter in trained:
                 parameter.requires_grad_(False)
+                parameter.grad = None
 
     def _parameters(self, layers: Sequence[str]) -> list[nn.Parameter]:
         """Those of the layers and of the norms that they alone feed."""
@@ -258,23 +263,31 @@ class _Stages:
         """The layers' weights as V H^(-1/2); masked weights stay zero."""
         modules = {path: self.work.get_submodule(path) for path in layers}
         inputs = _read(modules, run)
-        changed = []
+        changed: list[tuple[nn.Module, dict[str, nn.Parameter | None]]] = []
         for path, module in modules.items():
+            weight = module.weight
+            assert isinstance(weight, Tensor)
             mask = self.masks.get(f"{path}.weight")
-            mask = None if mask is None else torch.as_tensor(mask, device=module.weight.device)
+            mask = None if mask is None else torch.as_tensor(mask).to(weight.device)
             if path in inputs and conv_groups(module) == 1 and weight_matrix(module).shape[2] <= _WIDE:
                 root = _roots(module, inputs[path], self.damping, self.generator)
             elif mask is not None:
                 root = None
             else:
                 continue
-            parametrize.register_parametrization(module, "weight", _White(root, mask, _reads_first(module)))
-            changed.append(module)
+            changed.append((module, dict(module._parameters)))
+            # a copy: the weight may be a part of a larger one, as in attention, or another layer's too
+            module.weight = nn.Parameter(module.weight.detach().clone(), module.weight.requires_grad)
+            parametrize.register_parametrization(module, "weight", _White(root, mask))
         try:
             yield
         finally:
-            for module in changed:
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            for module, held in changed:
+                weight = module.weight.detach()
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+                module._parameters.clear()
+                module._parameters.update(held)
+                module.weight.data.copy_(weight)
 
     def _views(self) -> Iterator[Inputs]:
         """The calibration samples and, of images that may be moved, other views of them."""
@@ -292,6 +305,9 @@ class _Stages:
                 for start in range(0, samples(inputs), self.batch):
                     if left == 0:
                         return
+                    # a few samples have next to no variance to measure errors by
+                    if start and 2 * (samples(inputs) - start) < self.batch:
+                        continue
                     yield slice_of(inputs, slice(start, start + self.batch))
                     left -= 1
 
@@ -306,6 +322,11 @@ class _Stages:
                 y = wanted[point.path]
                 y = y if point.kept is None else y.index_select(point.axis, point.kept)
                 z = given[point.path]
+                if y.shape != z.shape:
+                    raise InvalidProblem(
+                        f"reconstruct: expected {point.path} to give {tuple(y.shape)}, got {tuple(z.shape)}; hand in "
+                        "the network that was shrunk and the selection that shrank it"
+                    )
                 total = total + (_share(F.relu(z), F.relu(y)) if point.bent else _share(z, y))
         return total
 
@@ -314,9 +335,18 @@ class _Stages:
         total, count = 0.0, 0
         for inputs, _ in self.judges:
             given, wanted = call(self.work, inputs), call(self.full, inputs)
+            if not isinstance(given, Tensor) or not isinstance(wanted, Tensor) or given.shape != wanted.shape:
+                raise InvalidProblem(
+                    "reconstruct: expected both networks to answer with one tensor of the same shape, got "
+                    f"{_shape(given)} and {_shape(wanted)}"
+                )
             total += float((given - wanted).square().double().sum())
             count += wanted.numel()
         return total / max(1, count)
+
+
+def _alike(batches: Batches) -> bool:
+    return len({tuple(t.shape[1:] for t in tensors(inputs)) for inputs, _ in batches}) == 1
 
 
 def _unlabelled(batches: Batches) -> list[tuple[Inputs, None]]:
@@ -331,10 +361,11 @@ def _reads_first(module: Any) -> bool:
 class _White(nn.Module):
     """W = mask * V H^(-1/2), in the shape of the weight."""
 
-    def __init__(self, roots: tuple[Tensor, Tensor] | None, mask: Tensor | None, flipped: bool) -> None:
+    def __init__(self, roots: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> None:
         super().__init__()
-        self.root, self.back = roots if roots is not None else (None, None)
-        self.mask, self.flipped = mask, flipped
+        self.root: Tensor | None = None if roots is None else roots[0]
+        self.back: Tensor | None = None if roots is None else roots[1]
+        self.mask = mask
 
     def forward(self, v: Tensor) -> Tensor:
         """W of V."""
@@ -376,7 +407,11 @@ def _read(modules: Mapping[str, nn.Module], run: Callable[[], Any]) -> dict[str,
 
 
 def _share(given: Any, wanted: Any) -> Tensor:
-    return (given - wanted).square().mean() / wanted.var().clamp_min(1e-12)
+    return (given - wanted).square().mean() / wanted.var(correction=0).clamp_min(1e-12)
+
+
+def _shape(answer: Any) -> Any:
+    return tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
 
 
 @contextmanager
@@ -443,27 +478,32 @@ def _blocks(full: nn.Module, work: nn.Module, example: Inputs, layers: set[str])
     candidates = [p for p in candidates if not any(q.startswith(f"{p}.") for q in candidates)]
     ours, theirs = _passing(work, candidates, example), _passing(full, candidates, example)
     found: list[_Block] = []
-    last: Tensor | None = None
+    last: tuple[Tensor, int] | None = None
     for path, calls in ours.items():
         other = theirs.get(path, [])
         if len(calls) != 1 or len(other) != 1 or None in (calls[0], other[0]):
             continue
-        (read, gave), (_, wanted) = calls[0], other[0]  # type: ignore[misc]
-        if gave.shape != wanted.shape:
+        (read, *gave), (_, wanted, _) = calls[0], other[0]  # type: ignore[misc]
+        if gave[0].shape != wanted.shape:
             continue
-        found.append(_Block(path, last is not None and read is last))
-        last = gave
+        found.append(_Block(path, last is not None and _is_as_made(read, last)))
+        last = gave[0], gave[1]
     return found
 
 
-def _passing(model: nn.Module, paths: Sequence[str], example: Inputs) -> dict[str, list[tuple[Tensor, Tensor] | None]]:
-    """{path: for each call what goes in and out, None where that is not one tensor each}, in execution order."""
-    found: dict[str, list[tuple[Tensor, Tensor] | None]] = {}
+def _passing(
+    model: nn.Module, paths: Sequence[str], example: Inputs
+) -> dict[str, list[tuple[Tensor, Tensor, int] | None]]:
+    """{path: for each call what goes in and out, and the latter's version; None where that is not one tensor each}.
+
+    In execution order.
+    """
+    found: dict[str, list[tuple[Tensor, Tensor, int] | None]] = {}
 
     def note(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             plain = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor)
-            found.setdefault(path, []).append((args[0], output) if plain else None)
+            found.setdefault(path, []).append((args[0], output, output._version) if plain else None)
 
         return hook
 

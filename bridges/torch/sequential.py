@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prunesolve.problems import Group, InvalidProblem, Member, Selection
+from prunesolve.problems import Group, InvalidProblem, Member, Selection, unknown
 from prunesolve.problems._arrays import Bits
 
 from ._elimination import Refitted, eliminated
-from ._forward import evaluating
+from ._forward import evaluating, tensors
 from ._layers import conv_groups, role, widths
 from ._lockstep import Lockstep
 from ._weight_moments import Moments, keeps_mean, sampled, target_of, write_intercept
@@ -191,10 +191,16 @@ def _check_counts(
                 f"{group.name}: it is not read by one plain layer alone, so its units cannot be chosen in sequence; "
                 "hand them in as chosen={...}"
             )
-        elif not 1 <= counts.get(group.name, 0) <= group.size:
+        elif counts.get(group.name) not in range(1, group.size + 1):
             raise InvalidProblem(
                 f"counts: expected 1 to {group.size} units of {group.name}, got {counts.get(group.name)}"
             )
+        if group.name in known and not known[group.name].any():
+            raise InvalidProblem(f"chosen: expected one unit or more of {group.name} to stay, got none")
+    for what, named in (("counts", counts), ("chosen", known)):
+        for name in named:
+            if name not in {group.name for group in groups}:
+                raise unknown(f"group in {what}", name, (group.name for group in groups))
 
 
 class _Sequence:
@@ -362,32 +368,47 @@ class _Rectified(TorchFunctionMode):
     def __init__(self, norms: Mapping[str, str]) -> None:
         super().__init__()
         self.norms = norms
-        self.tracked: dict[str, tuple[Tensor, int]] = {}
+        # outputs of layers and of their norms, and the uses of either
+        self.tracked: dict[str, list[tuple[Tensor, int]]] = {}
         self.uses: dict[str, list[bool]] = {}
+        self.before: dict[str, int] = {}
 
     def at(self, path: str) -> Any:
         def note(_: nn.Module, __: Any, output: Tensor) -> None:
-            self.tracked[path] = output, output._version
+            self.tracked[path] = [(output, output._version)]
             self.uses[path] = []
+
+        return note
+
+    def before_norm(self, path: str) -> Any:
+        def note(_: nn.Module, __: Any) -> None:
+            self.before[path] = len(self.uses.get(self.norms[path], []))
 
         return note
 
     def at_norm(self, path: str) -> Any:
         def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             layer = self.norms[path]
-            if layer in self.tracked and _is_as_made(inputs[0], self.tracked[layer]):
-                self.tracked[layer] = output, output._version
-                self.uses[layer] = []
+            if layer in self.tracked and _is_as_made(inputs[0], self.tracked[layer][0]):
+                self.tracked[layer].append((output, output._version))
+                # the norm's own reading is none of another
+                del self.uses[layer][self.before[path] :]
 
         return note
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # properties such as a shape are read by way of __get__
-        if getattr(func, "__name__", "") != "__get__":
-            for path, tracked in self.tracked.items():
-                if any(_is_as_made(a, tracked) for a in args if isinstance(a, Tensor)):
-                    self.uses[path].append(func in _RELU)
-        return func(*args, **(kwargs or {}))
+        reading = self.readers((args, kwargs))
+        answer = func(*args, **(kwargs or {}))
+        # properties such as a shape are read by way of __get__, but so is a transpose
+        if getattr(func, "__name__", "") != "__get__" or isinstance(answer, Tensor):
+            for path in reading:
+                self.uses[path].append(func in _RELU)
+        return answer
+
+    def readers(self, nested: Any) -> list[str]:
+        """The layers whose outputs are among these."""
+        found = tensors(nested)
+        return [p for p, seen in self.tracked.items() if any(_is_as_made(t, one) for t in found for one in seen)]
 
 
 def rectified_layers(model: nn.Module, order: Sequence[_Layer], example: Inputs) -> frozenset[str]:
@@ -404,13 +425,16 @@ def rectified_layers(model: nn.Module, order: Sequence[_Layer], example: Inputs)
     watch = _Rectified({layer.norm: layer.path for layer in layers if layer.norm is not None})
     modules = dict(model.named_modules())
     handles = [modules[layer.path].register_forward_hook(watch.at(layer.path)) for layer in layers]
+    handles += [modules[norm].register_forward_pre_hook(watch.before_norm(norm)) for norm in watch.norms]
     handles += [modules[norm].register_forward_hook(watch.at_norm(norm)) for norm in watch.norms]
     try:
         with watch:
-            call(model, example)
+            answer = call(model, example)
     finally:
         for handle in handles:
             handle.remove()
+    for path in watch.readers(answer):
+        watch.uses[path].append(False)
     found = [path for path, uses in watch.uses.items() if uses == [True]]
     return frozenset(path for path in found if _keeps_threshold(modules, path, layers))
 

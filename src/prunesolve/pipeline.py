@@ -843,10 +843,10 @@ def prune(
     clock.tick("measure")
     problem = chosen.encode(stats, **asked)
     work = Work(model, dense, batches, stats, loss, metric)
-    found = _in_sequence(work, problem, asked, seed) if by_layer else None
-    if found is not None:
+    in_sequence = _in_sequence(work, problem, asked, seed) if by_layer else None
+    if in_sequence is not None:
         clock.tick("solve")
-        selection, result, fitted = found
+        selection, result, fitted = in_sequence
         steps_after[0] = ("refit", fitted)
         return carried_out(work, selection, problem, result, asked=asked, steps_after=steps_after, clock=clock)
     if evaluates(searcher) and isinstance(problem, BinaryQuadratic):
@@ -862,7 +862,7 @@ def prune(
 
 
 # samples that statistics are measured on where units are chosen on what the pruned network gives, and steps judged on
-_MEASURED, _JUDGED = 512, 1024
+_MEASURED, _JUDGED = 256, 512
 
 
 def _in_sequence(
