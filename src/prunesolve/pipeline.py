@@ -737,12 +737,13 @@ def prune(
         network gives, and layers are refitted on the way (`bridges.torch.keep_counts`, `sequential`); the masks are
         then made for the refit. Statistics are measured on the first 512 samples, steps judged on the first 1,024.
         Attention heads, several budgets and networks that this does not take are left to the formulation, as is
-        everything where another one or a solver is given: its problem is solved for all units at once. A solver of
-        black boxes ("refine", "swap-search", "tensor-train") takes the
-        formulation as surrogate and evaluates the network itself on half of the data, after a quick refit where
-        `refit` is on; the other half guards against overfitting, see `bridges.torch.refinement.refined`. Of
-        "multi-objective" the front of loss and cost is searched, see `trade_off`: the point of least loss within the
-        budgets, which are then upper limits, or the knee where there are none.
+        everything where another one or a solver is given: its problem is solved for all units at once.
+
+        A solver of black boxes ("refine", "swap-search", "tensor-train") takes the formulation as surrogate and
+        evaluates the network itself on half of the data, after a quick refit where `refit` is on; the other half guards
+        against overfitting, see `bridges.torch.refinement.refined`. Of "multi-objective" the front of loss and cost is
+        searched, see `trade_off`: the point of least loss within the budgets, which are then upper limits, or the knee
+        where there are none.
     allocation : "auto"
         How many units each layer keeps: by measured losses or by the formulation, as above, under one budget for the
         whole network. Of single weights how `keep` is shared out: "uniform", "erk", "lamp", "global" (what "auto"

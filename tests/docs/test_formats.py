@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 import prunesolve as ps
@@ -33,6 +34,14 @@ def written(tmp_path_factory):
     ps.formulations.MultiObjectiveSelection().encode(out.statistics).save(folder / "several.npz")
     data = [(inputs, torch.arange(16) % 3)]
     ps.trade_off(net, data, objectives=("reconstruction", "params"), evaluations=20).save(folder)
+    plain = ps.prune(net, data, granularity="2:4")
+    plain.save(folder / "zeros")
+    ps.SubsetRegression(np.eye(3), np.ones((3, 1)), [0, 1, -1], ps.Cardinality(1), labels=["a", "b"]).save(
+        folder / "inputs.npz"
+    )
+    optional = {"row_factors": np.ones((1, 4, 2)), "start_weights": np.ones((1, 4)), "labels": list("abcd")}
+    pattern = ps.NofM(1, 2, order=(0, 2, 1, 3))
+    ps.SparseRegression(np.eye(4), np.ones((4, 1)), pattern, **optional).save(folder / "weights.npz")
     return folder
 
 
@@ -48,6 +57,21 @@ def test_json_keys(written, file, section):
     assert {*told, *inner} - {"format", "kind"} <= names(section)
 
 
+def test_keys_of_single_weights(written):
+    told = json.loads((written / "zeros" / "report.json").read_text())
+    inner = [*told["asked"], *told["solver"], *told["steps"][0], *told["achieved"]]
+    assert {*told, *inner} - {"format", "kind"} <= names("Reports: JSON")
+    with safe_open(written / "zeros" / "masks.safetensors", framework="pt") as file:
+        assert {key: file.get_slice(key).get_shape() for key in file.keys()} == {"0.weight": [6, 4]}  # noqa: SIM118
+        assert {*file.metadata()} == {"format", "kind", "inputs"}
+
+
+def test_the_patterns_by_name():
+    from prunesolve.problems.sparse_regression import _KINDS
+
+    assert {*_KINDS} <= names("Single weights of a layer: `.npz`, kind `sparse-regression`")
+
+
 def test_keys_of_a_front(written):
     told = json.loads((written / "front.json").read_text())
     inner = [*told["front"], *told["points"][0], *told["points"][0]["costs"]]
@@ -61,6 +85,8 @@ def test_keys_of_a_front(written):
         ("stats.npz", "Statistics: `.npz`, kind `statistics`"),
         ("levels.npz", "Choices of levels: `.npz`, kind `level-choice`"),
         ("several.npz", "Several objectives: `.npz`, kind `multi-objective`"),
+        ("inputs.npz", "Inputs of a layer: `.npz`, kind `subset-regression`"),
+        ("weights.npz", "Single weights of a layer: `.npz`, kind `sparse-regression`"),
     ],
 )
 def test_arrays(written, file, section):
