@@ -5,7 +5,7 @@ Block by block in execution order, x what a block reads in the network mended so
     minimise over the block's weights    E||f(x) - y||^2 / Var y
 
 then all blocks and the answers together. Adam steps on V of W = V H^(-1/2), H the damped second moments of a layer's
-inputs: neighbouring pixels and channels are so alike that steps on W itself crawl.
+inputs: neighbouring pixels and channels are so alike that steps on W itself crawl; of masked weights its diagonal.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _JUDGES, _SEEN = 256, 64
 _COLUMNS = 20000
 # wider layers are trained as they are: their moments are not worth an eigendecomposition
 _WIDE = 4096
+# share of the learning rate that masked weights get
+_CALM = 0.2
 # views of each image that the blocks are trained on, itself among them
 _VIEWS = 4
 _log = logging.getLogger("prunesolve")
@@ -261,33 +263,32 @@ class _Stages:
     @contextmanager
     def _whitened(self, layers: Sequence[str], run: Callable[[], Any]) -> Iterator[None]:
         """The layers' weights as V H^(-1/2); masked weights stay zero."""
-        modules = {path: self.work.get_submodule(path) for path in layers}
+        modules: dict[str, Any] = {path: self.work.get_submodule(path) for path in layers}
         inputs = _read(modules, run)
-        changed: list[tuple[nn.Module, dict[str, nn.Parameter | None]]] = []
+        changed: list[tuple[Any, dict[str, Any]]] = []
         for path, module in modules.items():
             weight = module.weight
-            assert isinstance(weight, Tensor)
             mask = self.masks.get(f"{path}.weight")
             mask = None if mask is None else torch.as_tensor(mask).to(weight.device)
             if path in inputs and conv_groups(module) == 1 and weight_matrix(module).shape[2] <= _WIDE:
-                root = _roots(module, inputs[path], self.damping, self.generator)
+                root = _roots(module, inputs[path], self.damping, self.generator, whole=mask is None)
             elif mask is not None:
                 root = None
             else:
                 continue
             changed.append((module, dict(module._parameters)))
             # a copy: the weight may be a part of a larger one, as in attention, or another layer's too
-            module.weight = nn.Parameter(module.weight.detach().clone(), module.weight.requires_grad)
+            module.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
             parametrize.register_parametrization(module, "weight", _White(root, mask))
         try:
             yield
         finally:
             for module, held in changed:
-                weight = module.weight.detach()
+                weight = module.weight
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
                 module._parameters.clear()
                 module._parameters.update(held)
-                module.weight.data.copy_(weight)
+                held["weight"].data.copy_(weight.detach())
 
     def _views(self) -> Iterator[Inputs]:
         """The calibration samples and, of images that may be moved, other views of them."""
@@ -377,13 +378,20 @@ class _White(nn.Module):
         return w if self.back is None else (w.flatten(1) @ self.back).view_as(w)
 
 
-def _roots(module: Any, inputs: Tensor, damping: float, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-    """H^(-1/2) and H^(1/2) (d, d), H of mean eigenvalue 1."""
+def _roots(
+    module: Any, inputs: Tensor, damping: float, generator: torch.Generator, whole: bool
+) -> tuple[Tensor, Tensor] | None:
+    """H^(-1/2) and H^(1/2) (d, d), H of mean eigenvalue 1; of the diagonal alone, and smaller, where not the whole."""
     if _reads_first(module):
         return None
     outputs = module(inputs)
     x, _ = sampled(module, inputs, outputs, _COLUMNS, generator)
-    values, vectors = torch.linalg.eigh((x[0].double() @ x[0].double().T) / x.shape[2])
+    moments = (x[0].double() @ x[0].double().T) / x.shape[2]
+    if not whole:
+        # a mask undoes what makes steps along the eigenvectors small for the outputs
+        scale = (moments.diagonal() / moments.diagonal().mean().clamp_min(1e-30) + damping).sqrt() / _CALM
+        return torch.diag(1.0 / scale).to(module.weight), torch.diag(scale).to(module.weight)
+    values, vectors = torch.linalg.eigh(moments)
     mean = values.mean().clamp_min(1e-30)
     values = values.clamp_min(0.0) / mean + damping
     back = (vectors * values.sqrt()) @ vectors.T
@@ -481,13 +489,14 @@ def _blocks(full: nn.Module, work: nn.Module, example: Inputs, layers: set[str])
     last: tuple[Tensor, int] | None = None
     for path, calls in ours.items():
         other = theirs.get(path, [])
-        if len(calls) != 1 or len(other) != 1 or None in (calls[0], other[0]):
+        own, dense = (calls[0], other[0]) if len(calls) == len(other) == 1 else (None, None)
+        if own is None or dense is None:
             continue
-        (read, *gave), (_, wanted, _) = calls[0], other[0]  # type: ignore[misc]
-        if gave[0].shape != wanted.shape:
+        (read, gave, version), (_, wanted, _) = own, dense
+        if gave.shape != wanted.shape:
             continue
         found.append(_Block(path, last is not None and _is_as_made(read, last)))
-        last = gave[0], gave[1]
+        last = gave, version
     return found
 
 
