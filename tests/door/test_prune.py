@@ -285,6 +285,164 @@ def test_batchnorm_repair_changes_the_running_statistics_alone():
         assert torch.equal(parameter, dict(repaired.model.named_parameters())[name]), name
 
 
+# By layer: the default
+
+
+@functools.cache
+def by_layer(**options):
+    return ps.prune(small(), [examples(64)], **options)
+
+
+@pytest.mark.parametrize(("keep", "units"), [(0.5, 9), (11, 11), (18, 18), (3, 3)])
+def test_the_counts_of_all_layers_sum_to_what_was_asked(keep, units):
+    out = by_layer(keep=keep)
+    assert out.result.solver == "in sequence" == out.report["solver"]["solver"]
+    assert out.selection.keep.sum() == out.result.solution.sum() == units
+    assert sum(kept for kept, _ in out.report["layers"].values()) == units
+    assert all(kept >= 1 for kept, _ in out.report["layers"].values())
+    assert out.result.feasible
+    assert out.result.objective == pytest.approx(out.problem.value(out.selection.keep))
+    assert "sequence" not in out.report["notes"]
+
+
+def test_the_masks_say_what_was_removed_and_the_report_has_its_rows():
+    out = by_layer(keep=0.5)
+    inputs, _ = examples(5)
+    for path, channels in dict(out.selection.kept).items():
+        assert out.masks[path].nonzero().flatten().tolist() == list(channels)
+        assert out.model.get_submodule(path).out_channels == len(channels)
+    rows = [step["step"] for step in out.report["steps"]]
+    assert rows == ["dense", "masked", "refit"]
+    # masked without a refit, as the masks do it on the original
+    masked = ps.apply_masks(small(), out.masks)
+    assert out.report["steps"][1]["loss"] == pytest.approx(evaluate(masked, [examples(64)])["loss"], rel=1e-4)
+    assert out.report["steps"][2]["loss"] == pytest.approx(evaluate(out.model, [examples(64)])["loss"], rel=1e-4)
+    with torch.no_grad():
+        wanted, rough, close = (m.eval()(inputs) for m in (small(), masked, copy.deepcopy(out.model)))
+    assert (close - wanted).norm() < (rough - wanted).norm()
+
+
+def test_the_network_is_the_one_that_was_fitted_in_sequence():
+    from prunesolve.bridges.torch.sequential import prune_in_sequence, sequential_groups
+
+    out, data = by_layer(keep=0.5, seed=3), [examples(64)]
+    groups = out.selection.groups
+    alone = sequential_groups(small().eval(), groups, data[0][0][:2])
+    chosen = {g.name: keep for g, keep in out.selection if g.name not in alone}
+    counts = {name: kept for name, (kept, _) in out.selection.counts.items()}
+    found = prune_in_sequence(small(), data, groups, counts, chosen=chosen, seed=3)
+    np.testing.assert_array_equal(found.selection.keep, out.selection.keep)
+    assert set(out.result.details["errors"]) == set(found.errors)
+    inputs, _ = examples(9)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.deepcopy(out.model).eval()(inputs), found.model.eval()(inputs))
+
+
+def test_the_same_seed_gives_the_same_network_without_labels_too():
+    one = by_layer(keep=0.5)
+    two = ps.prune(small(), [examples(64)], keep=0.5)
+    bare = ps.prune(small(), examples(64)[0], keep=0.5)
+    np.testing.assert_array_equal(one.selection.keep, two.selection.keep)
+    np.testing.assert_array_equal(one.selection.keep, bare.selection.keep)
+    assert same_state(one.model, two.model)
+    assert same_state(one.model, bare.model)
+    assert bare.report["steps"] == []
+
+
+def test_the_original_and_the_random_state_stay_by_layer_too():
+    network, state = small(), torch.get_rng_state()
+    before, flags = copy.deepcopy(network), [m.training for m in network.modules()]
+    out = ps.prune(network, [examples()], keep=0.5, refit="reconstruct")
+    assert same_state(network, before)
+    assert [m.training for m in network.modules()] == flags
+    assert all(p.grad is None and p.requires_grad for p in (*network.parameters(), *out.model.parameters()))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in (*network.modules(), *out.model.modules()))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"params": 0.6}, {"macs": 9000}])
+def test_budgets_of_a_resource_hold_and_no_unit_more_fits_by_default(budget):
+    network, (inputs, _) = small(), examples()
+    out = by_layer(**budget)
+    ((name, asked),) = budget.items()
+    count = {"macs": macs, "params": params}[name]
+    limit = asked * count(network, inputs) if isinstance(asked, float) else asked
+    assert count(out.model, inputs) <= limit
+    assert out.report["achieved"][name] == [count(out.model, inputs), count(network, inputs)]
+    for unit in np.flatnonzero(~out.selection.keep):
+        more = out.selection.keep.copy()
+        more[unit] = True
+        larger = ps.shrink(network, ps.Selection(out.selection.groups, more), inputs[:1])
+        assert count(larger, inputs) > limit
+
+
+def test_two_budgets_at_once_are_solved_all_at_once():
+    network, (inputs, _) = small(), examples()
+    out = by_layer(keep=8, macs=0.5)
+    assert out.result.solver != "in sequence"
+    assert out.selection.keep.sum() == 8
+    assert macs(out.model, inputs) <= 0.5 * macs(network, inputs)
+    assert [step["step"] for step in out.report["steps"]] == ["dense", "masked", "refit"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"solver": "greedy"}, {"formulation": "l1-qubo"}, {"refit": False}],
+    ids=["solver", "formulation", "bare"],
+)
+def test_who_names_a_solver_or_a_formulation_or_wants_no_refit_has_the_problem_solved(options):
+    assert by_layer(keep=0.5, **options).result.solver != "in sequence"
+
+
+def test_a_network_that_answers_with_several_tensors_is_solved_all_at_once_with_a_note():
+    class Two(type(small())):
+        def forward(self, x):
+            return super().forward(x), x
+
+    network = small()
+    network.__class__ = Two
+    out = ps.prune(network, examples()[0], keep=0.5)
+    assert "expected a tensor as its answer, got tuple" in out.report["notes"]["sequence"]
+    assert out.selection.keep.sum() == 9
+
+
+def test_reconstruction_is_a_step_of_its_own_that_brings_the_answers_nearer():
+    plain, mended = by_layer(keep=0.4), by_layer(keep=0.4, refit="reconstruct")
+    assert [step["step"] for step in mended.report["steps"]] == ["dense", "masked", "refit", "reconstruct"]
+    assert "reconstruct" in str(mended.report)
+    np.testing.assert_array_equal(plain.selection.keep, mended.selection.keep)
+    inputs, _ = examples(64)
+    with torch.no_grad():
+        wanted, rough, close = (copy.deepcopy(m).eval()(inputs) for m in (small(), plain.model, mended.model))
+    assert (close - wanted).norm() < (rough - wanted).norm()
+    assert [m.training for m in mended.model.modules()] == [m.training for m in plain.model.modules()]
+
+
+def test_reconstruction_follows_a_named_solver_as_well():
+    report = by_layer(keep=0.5, solver="greedy", refit="reconstruct", repair="bn").report
+    assert [step["step"] for step in report["steps"]] == ["dense", "masked", "refit", "reconstruct", "bn"]
+
+
+@pytest.mark.parametrize("refit", ["nonsense", None, 2])
+def test_a_refit_that_does_not_exist_is_refused(refit):
+    with pytest.raises(ps.InvalidProblem, match="refit: expected True .*'reconstruct' or False, got"):
+        ps.prune(small(), [examples()], keep=0.5, refit=refit)
+
+
+def test_what_was_chosen_by_layer_is_saved_and_read_back(tmp_path):
+    out = by_layer(keep=0.5, refit="reconstruct")
+    out.save(tmp_path / "by layer")
+    read = {file.name: ps.load(file) for file in (tmp_path / "by layer").iterdir()}
+    assert all(torch.equal(mask, out.masks[path]) for path, mask in read["masks.safetensors"].items())
+    assert read["instance.npz"].hash == out.problem.hash
+    np.testing.assert_array_equal(read["result.json"].solution, out.result.solution)
+    assert read["result.json"].solver == "in sequence"
+    assert read["report.json"] == out.report
+    assert all(torch.equal(read["model.safetensors"][name], t) for name, t in out.model.state_dict().items())
+    inputs, _ = examples(5)
+    torch.testing.assert_close(read["model.pt2"](inputs), copy.deepcopy(out.model).eval()(inputs))
+
+
 # Repeating
 
 

@@ -357,7 +357,7 @@ def test_prune_takes_the_formulation_too():
         ({"evaluations": 0}, "evaluations: expected a whole number >= 1"),
         ({"limits": {"macs": 0.5}}, "objective with a limit 'macs'"),
         ({"limits": {"params": 1.5}}, r"lies in \(0, 1\]"),
-        ({"refit": "reconstruct"}, "refit: expected True"),
+        ({"refit": "nonsense"}, "refit: expected True"),
     ],
     ids=str,
 )

@@ -157,9 +157,9 @@ def test_what_makes_no_sense_is_refused_in_words():
         measured_counts(net, x, groups, {"macs": 0.5, "params": 0.5})
     with pytest.raises(InvalidProblem, match="budget"):
         measured_counts(net, x, groups, {"macs": 1})
+    # the stem's units are read along the whole residual stream
+    residual, images, coupled = case("residual")
     with pytest.raises(UnsupportedProblem, match="neighbouring layers"):
-        # the stem's units are read along the whole residual stream
-        residual, images, coupled = case("residual")
         measured_counts(residual, images, coupled, {"macs": 0.5})
 
     class Two(nn.Sequential):
