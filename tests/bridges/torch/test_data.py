@@ -147,3 +147,31 @@ def test_bad_files_are_refused_in_words(tmp_path):
         Batches.from_npz(tmp_path / "single.npy")
     with pytest.raises(FileNotFoundError):
         Batches.from_npz(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 11, 50])
+def test_the_first_samples_are_those_and_their_targets(count):
+    x, y = torch.arange(11.0)[:, None], torch.arange(11)
+    for data in (Batches((x, y), size=4), [(x[:3], y[:3]), (x[3:], y[3:])]):
+        first = Batches(data).first(count)
+        assert first.in_memory
+        for _ in range(2):
+            assert torch.cat([inputs for inputs, _ in first]).flatten().tolist() == list(range(min(count, 11)))
+            assert torch.cat([targets for _, targets in first]).tolist() == list(range(min(count, 11)))
+
+
+def test_the_first_samples_of_several_inputs_of_classes_and_without_targets():
+    x = torch.arange(6.0)[:, None]
+    ((one, two), targets), *rest = Batches([((x, -x), torch.arange(6) % 3)]).first(4)
+    assert not rest
+    assert (one.flatten().tolist(), two.flatten().tolist(), len(targets)) == ([0, 1, 2, 3], [0, -1, -2, -3], 4)
+    of_one = Batches((x, torch.arange(6) % 3), size=2).of_classes([1]).first(2)
+    assert [inputs.flatten().tolist() for inputs, _ in of_one] == [[1.0], [4.0]]
+    assert all(targets is None for _, targets in Batches(x, size=4).first(5))
+
+
+def test_the_first_samples_of_a_shuffling_source_stay_the_same():
+    loader = DataLoader(torch.arange(50.0)[:, None], batch_size=8, shuffle=True)
+    first = Batches(loader).first(20)
+    assert [x.tolist() for x, _ in first] == [x.tolist() for x, _ in first]
+    assert [len(x) for x, _ in first] == [8, 8, 4]
