@@ -499,10 +499,12 @@ def prune_and_tune(
     """
     from prunesolve.bridges.torch.rounds import prune_and_tune
 
+    # names are checked now, not after the first round; "auto" stays a name, which lets `prune` go layer by layer
+    checked = _solver(solver, {})
     pruned: Callable[..., Any] = partial(
         prune,
         formulation=_formulation(formulation),
-        solver=_solver(solver, {}),
+        solver=solver if solver == "auto" else checked,
         refit=refit,
         repair=repair,
         loss=loss,
@@ -850,6 +852,12 @@ def prune(
         selection, result, fitted = in_sequence
         steps_after[0] = ("refit", fitted)
         return carried_out(work, selection, problem, result, asked=asked, steps_after=steps_after, clock=clock)
+    if by_layer:
+        # all at once after all: on all the data, as wherever a formulation is solved
+        reason = stats.meta["notes"]["sequence"]
+        stats = measure(dense, batches, layers=layers, loss=loss)
+        stats.meta["notes"]["sequence"] = reason
+        problem, work = chosen.encode(stats, **asked), work._replace(statistics=stats)
     if evaluates(searcher) and isinstance(problem, BinaryQuadratic):
         search = partial(
             refined, dense, batches, stats.groups, problem, searcher, loss=loss, metric=metric, refit=bool(refit)
@@ -875,8 +883,11 @@ def _in_sequence(
     from prunesolve.bridges.torch.sequential import prune_in_sequence, sequential_groups
 
     groups, began = work.statistics.groups, time.perf_counter()
-    modules = layers_of(work.dense)
-    if len(asked) != 1 or any(heads_of(group, modules) for group in groups):
+    modules, notes = layers_of(work.dense), work.statistics.meta["notes"]
+    notes["sequence"] = "units were chosen all at once: several budgets" if len(asked) != 1 else ""
+    if any(heads_of(group, modules) for group in groups):
+        notes["sequence"] = "units were chosen all at once: there are attention heads among them"
+    if notes["sequence"]:
         return None
     share = {"keep": problem.k} if problem.k is not None else dict(asked)
     try:
@@ -893,11 +904,13 @@ def _in_sequence(
             seed=seed,
         )
     except (InvalidProblem, UnsupportedProblem) as error:
-        work.statistics.meta["notes"]["sequence"] = f"units were chosen all at once: {error}"
+        notes["sequence"] = f"units were chosen all at once: {error}"
         return None
     keep = np.array(found.selection.keep)
     if not problem.is_feasible(keep):
+        notes["sequence"] = "units were chosen all at once: layer by layer they broke a constraint"
         return None
+    del notes["sequence"]
     result = Result(
         solution=keep,
         objective=problem.value(keep),
