@@ -4,7 +4,8 @@ r"""How many units each layer keeps, from what the network's answers lose when o
 
 e_l(k) is measured where layer l alone keeps k of its units, chosen by backward elimination and refitted (`Levels`), as
 the distance of the network's answers from the dense ones: KL(dense || pruned) of the classes where the answers are one
-row of scores a sample, the mean squared error elsewhere. No labels. Between the measured counts e_l is interpolated.
+row of scores a sample, the mean squared error elsewhere and where the targets are no classes; their values are not
+looked at. Between the measured counts e_l is interpolated.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def measured_counts(
     made = batches.first(_MADE)
     found = Levels.build(model, made, groups, levels=levels if "keep" in asked else max(levels, 16), progress=False)
     judged = _with_answers(model, _last(batches, _JUDGED))
-    losses = [_monotone(e) for e in found.losses(judged, loss=distance)]
+    targets = next(iter(batches))[1]
+    scores = targets is None or not targets.is_floating_point()
+    losses = [_monotone(e) for e in found.losses(judged, loss=distance if scores else _squares)]
     evaluations = sum(len(e) - 1 for e in losses)
     if "keep" in asked:
         counts = _shared_out(found, losses, int(asked["keep"]))
@@ -111,6 +114,10 @@ def distance(outputs: Any, answers: Tensor) -> Tensor:
     """
     if answers.ndim == 2 and answers.shape[1] > 1:
         return F.kl_div(outputs.log_softmax(1), answers.log_softmax(1), log_target=True, reduction="none").sum(1)
+    return _squares(outputs, answers)
+
+
+def _squares(outputs: Any, answers: Tensor) -> Tensor:
     return (outputs - answers).square().reshape(len(answers), -1).mean(1)
 
 

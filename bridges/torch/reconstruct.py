@@ -41,7 +41,7 @@ _COLUMNS = 20000
 # wider layers are trained as they are: their moments are not worth an eigendecomposition
 _WIDE = 4096
 # share of the learning rate that masked weights get
-_CALM = 0.2
+_CALM = 0.5
 # views of each image that the blocks are trained on, itself among them
 _VIEWS = 4
 _log = logging.getLogger("prunesolve")
@@ -97,7 +97,8 @@ def reconstruct(
     Returns
     -------
     Module
-        A new network; a stage that does not bring the answers on the calibration data nearer is undone.
+        A new network. Training that does not bring the answers on the calibration data nearer is undone; the second
+        stage is then tried alone.
 
     Raises
     ------
@@ -130,10 +131,11 @@ def reconstruct(
         work.requires_grad_(False)
         with opened(None, full, work), evaluating(full), evaluating(work):
             stage = _Stages(full, work, Batches(data), selection, masks, batch, damping, augment, seed)
-            if block_steps and stage.found:
-                stage.kept_if_better(lambda: stage.blocks(block_steps, lr[0]))
-            if joint_steps:
-                stage.kept_if_better(lambda: stage.together(joint_steps, lr[1]))
+            both = [partial(stage.blocks, block_steps, lr[0])] if block_steps and stage.found else []
+            joint = [partial(stage.together, joint_steps, lr[1])] if joint_steps else []
+            # blocks alone may leave the head behind them fitted to features that are gone: both are judged together
+            if not stage.kept_if_better([*both, *joint]) and both and joint:
+                stage.kept_if_better(joint)
         for parameter, flag in zip(work.parameters(), flags, strict=True):
             parameter.requires_grad_(flag)
     return work
@@ -218,14 +220,18 @@ class _Stages:
         seen = slice_of(self.batches.example(_SEEN), slice(_SEEN))
         self._descend(self.work, layers, lambda: call(self.work, seen), self._drawn(steps), self._distance, steps, lr)
 
-    def kept_if_better(self, stage: Callable[[], None]) -> None:
-        """Run a stage; put the network back where its answers are no nearer."""
+    def kept_if_better(self, stages: Sequence[Callable[[], None]]) -> bool:
+        """Run stages; put the network back where its answers are no nearer, and say whether they are."""
+        if not stages:
+            return True
         before, state = self._error(), copy.deepcopy(self.work.state_dict())
-        stage()
+        for stage in stages:
+            stage()
         after = self._error()
         if not after < before:
-            _log.warning("reconstruct: a stage went from %.4g to %.4g and is undone; try a smaller lr", before, after)
+            _log.warning("reconstruct: an error of %.4g became %.4g, which is undone; try a smaller lr", before, after)
             self.work.load_state_dict(state)
+        return after < before
 
     # -- what they are made of
 
