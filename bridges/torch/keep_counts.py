@@ -26,7 +26,7 @@ from .data import Batches, Inputs, call, samples, slice_of
 from .levels import Levels
 
 # samples from which the levels are made, and on which they are judged
-_MADE, _JUDGED = 256, 64
+_MADE, _JUDGED = 256, 128
 _LEVELS = 6
 
 
@@ -48,7 +48,7 @@ def measured_counts(
     model : Module
         The dense network; untouched.
     data : see `Batches`
-        Calibration samples; targets are not used. The levels are made on the first 256 and judged on the last 64.
+        Calibration samples; targets are not used. The levels are made on the first 256 and judged on the last 128.
     groups : sequence of Group
         The units.
     asked : {"keep": int} or {"params": float} or {"macs": float}
