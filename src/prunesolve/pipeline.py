@@ -737,7 +737,7 @@ def prune(
         By name, or with options set. With both left at their defaults, `refit` on and one budget, counts come from
         what the network's answers lose when one layer is pruned, units are chosen layer by layer on what the pruned
         network gives, and layers are refitted on the way (`bridges.torch.keep_counts`, `sequential`); the masks are
-        then made for the refit. Statistics are measured on the first 512 samples, steps judged on the first 1,024.
+        then made for the refit. Statistics are measured on the first 256 samples, steps judged on the first 512.
         Attention heads, several budgets and networks that this does not take are left to the formulation, as is
         everything where another one or a solver is given: its problem is solved for all units at once.
 
