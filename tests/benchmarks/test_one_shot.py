@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -18,8 +19,11 @@ TORCH_PRUNING = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore
 
 @pytest.fixture
 def one_shots(monkeypatch):
+    # other tests have a module of networks too: each finds its own
+    monkeypatch.delitem(sys.modules, "networks", raising=False)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return lambda name: importlib.import_module(f"one_shots.{name}")
+    yield lambda name: importlib.import_module(f"one_shots.{name}")
+    sys.modules.pop("networks", None)
 
 
 @pytest.fixture
