@@ -45,8 +45,8 @@ class Drawing:
         self._batches = batches
         self._generator = torch.Generator().manual_seed(seed)
         first = next(iter(batches))
-        self._augment = _photographs(*first) if augment is None else bool(augment)
-        if self._augment and not _images(first[0]):
+        self.moves = _photographs(*first) if augment is None else bool(augment)
+        if self.moves and not _images(first[0]):
             raise InvalidProblem(
                 "augment: expected images, one tensor (batch, channels, height, width), to flip and move; got something"
                 " else; leave it out"
@@ -59,7 +59,7 @@ class Drawing:
     def epoch(self) -> Iterator[Batch]:
         """The batches of the next epoch."""
         for inputs, targets in self._drawn():
-            yield self._moved(inputs, targets) if self._augment else (inputs, targets)
+            yield self._moved(inputs, targets) if self.moves else (inputs, targets)
 
     def __len__(self) -> int:
         """Batches an epoch, where the source knows it (TypeError otherwise)."""

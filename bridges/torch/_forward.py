@@ -108,6 +108,31 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def where_not_finite(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> str | None:
+    """What is first to hold NaN or infinity in a forward pass: the inputs, a layer, or None where nothing does.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(1, 1), nn.LogSigmoid())
+    >>> where_not_finite(net, (torch.tensor([[float("nan")]]),)), where_not_finite(net, (torch.ones(1, 1),))
+    ('the inputs', None)
+    """
+    found = [] if all(bool(torch.isfinite(x).all()) for x in inputs) else ["the inputs"]
+
+    def look(path: str, answer: Any) -> None:
+        if not all(bool(torch.isfinite(t).all()) for t in tensors(answer)):
+            found.append(f"layer {path}" if path else "the answer")
+
+    # leaves first to last, then what holds them: an operation between layers is told by the module it stands in
+    handles = [m.register_forward_hook(lambda _, __, y, p=path: look(p, y)) for path, m in model.named_modules()]
+    try:
+        run(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
 def tensors(answer: Any) -> list[torch.Tensor]:
     """Every tensor inside a nested answer, in order."""
     leaves = _pytree.tree_leaves(answer)

@@ -112,12 +112,13 @@ def _resting(model: nn.Module, batches: Batches) -> float:
 
 def _hooks(model: nn.Module, layers: Sequence[_Layer], here: Any, side: Any) -> list[Any]:
     """Hooks that hand each call to the walk whose thread makes it; a call from outside passes by."""
-    read, made, normed = (_for_walks(here, method) for method in side)
+    read, made, normed = (None if method is None else _for_walks(here, method) for method in side)
     modules = dict(model.named_modules())
     hooks = []
     for layer in layers:
         module = modules[layer.path]
-        hooks.append(module.register_forward_pre_hook(lambda m, x, p=layer.path: read(p, x[0])))
+        if read is not None:
+            hooks.append(module.register_forward_pre_hook(lambda m, x, p=layer.path: read(p, x[0])))
         hooks.append(module.register_forward_hook(lambda m, x, y, p=layer.path: made(p, x[0], y)))
     hooks += [
         m.register_forward_hook(lambda m, x, y: normed(m, x[0], y))
@@ -209,9 +210,6 @@ class _Walk:
 
     # the dense network: outputs are noted
 
-    def _dense_read(self, path: str, x: Tensor) -> None:
-        pass
-
     def _dense_made(self, path: str, x: Tensor, output: Tensor) -> None:
         # clones, because what follows may work in place
         self.output = output.clone()
@@ -256,7 +254,7 @@ class _Walk:
             # module.forward: the hooks have had this call
             x = output.copy_(module.forward(x))
 
-    dense = (_dense_read, _dense_made, _normed)
+    dense = (None, _dense_made, _normed)
     changed = (_changed_read, _changed_made, _normed)
 
 

@@ -11,6 +11,7 @@ take the covariances' place.
 
 from __future__ import annotations
 
+import logging
 from math import prod
 from typing import Any
 
@@ -18,13 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunesolve.problems import InvalidProblem
+from prunesolve.problems import Cardinality, InvalidProblem, SubsetRegression
 from prunesolve.problems.sparse_regression import SparseRegression
 
 from ._layers import conv_groups
 from ._lockstep import Stop
+from .moments import DAMPED
 from .refit import _inverse_slope, _Layer
 from .unfold import _windows, weight_matrix
+
+_log = logging.getLogger("prunesolve")
 
 
 class Moments:
@@ -86,6 +90,8 @@ class Moments:
             self.yy -= self.y.square().sum(1)
             self.x += self.origin[0][:, :, 0].cpu().double()
             self.y += self.origin[1][:, :, 0].cpu().double()
+        if self.missing:
+            ridge = max(ridge, DAMPED)
         diagonal = self.xx.diagonal(dim1=1, dim2=2)
         # squares that rounding alone may leave of inputs that do not vary
         noise = 1e-12 * self.x.square().amax(1, keepdim=True) if self.centred else 0.0
@@ -93,6 +99,19 @@ class Moments:
         mean = (diagonal * varies).sum(1) / varies.sum(1).clamp_min(1)
         # inputs that never vary say nothing: the pull alone decides
         self.pull = torch.where(mean > 0, ridge * mean, 1.0)
+
+    @property
+    def missing(self) -> int:
+        """Columns that the data lack for the fit to be determined without a pull."""
+        return max(0, self.dense.shape[2] + self.centred - self.count)
+
+    def warn_if_few(self) -> None:
+        """Say where the columns are too few, and that the pull towards the present weights is raised for it."""
+        if self.missing:
+            _log.warning(
+                "%s: %d columns for %d inputs; %d more are needed to determine the fit, which a ridge of %g damps",
+                *(self.path, self.count, self.dense.shape[2], self.missing, DAMPED),
+            )
 
     def problem(self, group: int, pattern: Any, row_factors: Any = None) -> SparseRegression:
         """The regression of one of the layer's groups of channels."""
@@ -106,6 +125,18 @@ class Moments:
             offset=float(self.yy[group] + pull * dense.square().sum()),
             start_weights=dense.numpy(),
             meta={"layer": self.path, "group": group},
+        )
+
+    def units_problem(self, unit: Any, keep: int) -> SubsetRegression:
+        """The choice of `keep` units in a layer of one group; `unit` (d,) names each input's, -1 where that stays."""
+        dense, pull = self.dense[0], float(self.pull[0])
+        return SubsetRegression(
+            self.damped(0).numpy(),
+            (self.yx[0] + pull * dense).T.numpy(),
+            unit,
+            constraints=(Cardinality(keep),),
+            offset=float(self.yy[0] + pull * dense.square().sum()),
+            meta={"layer": self.path},
         )
 
     def damped(self, group: int) -> Tensor:

@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunesolve import solvers
-from prunesolve.problems import Group, InvalidProblem, LevelChoice
+from prunesolve.problems import Group, InvalidProblem, LevelChoice, UnsupportedProblem
 from prunesolve.problems._arrays import Bits, Floats
 
-from ._forward import evaluating
+from ._forward import as_inputs, evaluating, where_not_finite
 from .data import Batches, Inputs, call, samples, slice_of
 from .levels import Levels
 
@@ -64,7 +65,7 @@ def measured_counts(
     Raises
     ------
     UnsupportedProblem
-        If the layers' costs are coupled in a way that no dynamic program takes.
+        If the layers' costs are coupled in a way that no dynamic program takes, or the network's answer is no tensor.
     InvalidProblem
         If nothing can meet the budget.
 
@@ -74,7 +75,6 @@ def measured_counts(
 
     Examples
     --------
-    >>> import torch
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> units = Group("0", 4, [("0", "out", [[0], [1], [2], [3]]), ("2", "in", [[0], [1], [2], [3]])])
     >>> measured_counts(net, torch.randn(64, 3), [units], {"keep": 2}).counts
@@ -108,7 +108,6 @@ def distance(outputs: Any, answers: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> import torch
     >>> bool(distance(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 3.0]])).abs() < 1e-6)  # the same probabilities
     True
     """
@@ -175,6 +174,9 @@ def _with_answers(model: nn.Module, inputs: Sequence[Inputs]) -> list[tuple[Inpu
         for x in inputs:
             answers = call(model, x)
             if not isinstance(answers, Tensor):
-                raise InvalidProblem(f"model: expected a tensor as its answer, got {type(answers).__name__}")
+                raise UnsupportedProblem(f"model: expected a tensor as its answer, got {type(answers).__name__}")
+            if not bool(torch.isfinite(answers).all()):
+                where = where_not_finite(model, as_inputs(model, x))
+                raise InvalidProblem(f"data: expected finite activations, got NaN or infinity, first at {where}")
             found.append((x, answers.detach()))
     return found

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from prunesolve.problems import Group, InvalidProblem, Statistics, unknown
 from prunesolve.problems.units import offsets
 
-from ._forward import evaluating
+from ._forward import as_inputs, evaluating, where_not_finite
 from ._layers import channel_axis
 from .attention import layers_of, opened, owners
 from .contributions import Contributions
@@ -248,11 +248,11 @@ class _Pass:
                 if targets is None:
                     self.gates = None
                     with torch.inference_mode():
-                        _finite(call(self.model, inputs))
+                        _finite(self.model, inputs, call(self.model, inputs))
                 elif self.gates is not None:
                     with torch.inference_mode(False), torch.enable_grad():
                         outputs = call(self.model, inputs)
-                        _finite(outputs)
+                        _finite(self.model, inputs, outputs)
                         total = per_sample(loss, outputs, with_targets(targets, self.model), count).sum()
                         self.gates.add(self._gate_gradients(views, total, count))
         return self
@@ -400,10 +400,12 @@ def _cosine(gram: Floats) -> Floats:
     return cosine
 
 
-def _finite(outputs: Any) -> None:
+def _finite(model: nn.Module, inputs: Any, outputs: Any) -> None:
     if isinstance(outputs, Tensor) and not bool(outputs.isfinite().all()):
+        where = where_not_finite(model, as_inputs(model, inputs))
         raise InvalidProblem(
-            "the network's outputs on the data are not finite; check the inputs' scaling and the weights"
+            f"the network's outputs on the data are not finite, first at {where}; check the inputs' scaling and the "
+            "weights"
         )
 
 

@@ -300,7 +300,7 @@ class _Stages:
         """The calibration samples and, of images that may be moved, other views of them."""
         yield from (inputs for inputs, _ in self.batches)
         drawing = Drawing(Batches(_unlabelled(self.batches)), self.augment, self.seed)
-        if drawing._augment:
+        if drawing.moves:
             for _ in range(_VIEWS - 1):
                 yield from (inputs for inputs, _ in drawing.epoch())
 
@@ -376,18 +376,24 @@ class _White(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """W of V."""
-        w = v if self.root is None else (v.flatten(1) @ self.root).view_as(v)
+        w = v if self.root is None else _times(v, self.root)
         return w if self.mask is None else w * self.mask
 
     def right_inverse(self, w: Tensor) -> Tensor:
         """A V of W."""
-        return w if self.back is None else (w.flatten(1) @ self.back).view_as(w)
+        return w if self.back is None else _times(w, self.back)
+
+
+def _times(weight: Tensor, root: Tensor) -> Tensor:
+    """The weight, one row an output, times a matrix (d, d) or the diagonal (d,) of one."""
+    rows = weight.flatten(1)
+    return (rows * root if root.ndim == 1 else rows @ root).view_as(weight)
 
 
 def _roots(
     module: Any, inputs: Tensor, damping: float, generator: torch.Generator, whole: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """H^(-1/2) and H^(1/2) (d, d), H of mean eigenvalue 1; of the diagonal alone, and smaller, where not the whole."""
+    """H^(-1/2) and H^(1/2) (d, d), H of mean eigenvalue 1; (d,) of its diagonal, and smaller, where not the whole."""
     if _reads_first(module):
         return None
     outputs = module(inputs)
@@ -396,7 +402,7 @@ def _roots(
     if not whole:
         # a mask undoes what makes steps along the eigenvectors small for the outputs
         scale = (moments.diagonal() / moments.diagonal().mean().clamp_min(1e-30) + damping).sqrt() / _CALM
-        return torch.diag(1.0 / scale).to(module.weight), torch.diag(scale).to(module.weight)
+        return (1.0 / scale).to(module.weight), scale.to(module.weight)
     values, vectors = torch.linalg.eigh(moments)
     mean = values.mean().clamp_min(1e-30)
     values = values.clamp_min(0.0) / mean + damping

@@ -3,8 +3,9 @@ r"""Units chosen layer by layer on what the pruned network gives, each layer ref
 In execution order, X what a layer reads in the network pruned so far, Y what it gives in the dense one and, where a
 shortcut is added to it, what makes that shortcut's error good (see `refit`),
 
-    W = argmin ||Y - W X - b||^2 / columns + r ||W - W_0||^2                      and where the layer reads a group,
-    the units go whose loss tr(W_g [(H^-1)_gg]^-1 W_g') is least, H = C + r I, one by one, the others refitted
+    W = argmin ||Y - W X - b||^2 / columns + r ||W - W_0||^2
+
+and where the layer reads a group of units, those stay with which that minimum is least: a `SubsetRegression`.
 
 A layer whose outputs meet nothing but a ReLU needs only relu(W X + b) = relu(Y), relu's slope included. That is fitted
 by majorisation: where the dense output is cut off at zero, t = min(W X + b, zero) takes its place, and so on,
@@ -26,10 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prunesolve.problems import Group, InvalidProblem, Member, Selection, unknown
+from prunesolve import solvers
+from prunesolve.problems import Group, InvalidProblem, Member, Selection, SolverFailed, unknown
 from prunesolve.problems._arrays import Bits
+from prunesolve.solvers import Solver
 
-from ._elimination import Refitted, eliminated
 from ._forward import evaluating, tensors
 from ._layers import conv_groups, role, widths
 from ._lockstep import Lockstep
@@ -77,6 +79,7 @@ def prune_in_sequence(
     counts: Mapping[str, int],
     *,
     chosen: Mapping[str, Any] | None = None,
+    solver: str | Solver = "osscar",
     ridge: float = 1e-3,
     columns: int = 2**15,
     rectified: int = 4,
@@ -97,6 +100,8 @@ def prune_in_sequence(
         How many of each group stay.
     chosen : {group name: (size,) bool}, optional
         Groups whose units are chosen already. Needed of those that `sequential_groups` does not name.
+    solver : str or Solver
+        Of `SubsetRegression`: which of the units that a layer reads stay.
     ridge : float > 0
         Pull towards the present weights, relative to the mean variance of the inputs.
     columns : int
@@ -107,7 +112,7 @@ def prune_in_sequence(
     device : torch device, optional
         Where to compute; default where the model lies.
     seed : int
-        Draws the columns.
+        Draws the columns and goes to the solver.
 
     Returns
     -------
@@ -145,7 +150,8 @@ def prune_in_sequence(
             order = trace(work, batches.example())
             alone = _alone(work, groups, order)
             _check_counts(groups, counts, known, alone)
-            sequence = _Sequence(work, groups, counts, known, alone, ridge, columns, rectified, seed)
+            found = solvers.get(solver) if isinstance(solver, str) else solver
+            sequence = _Sequence(work, groups, counts, known, alone, ridge, columns, rectified, found, seed)
             sequence.run(full, order, batches)
     return Sequenced(work, Selection(groups, np.concatenate([known[g.name] for g in groups])), sequence.errors)
 
@@ -216,11 +222,13 @@ class _Sequence:
         ridge: float,
         columns: int,
         rectified: int,
+        solver: Solver,
         seed: int,
     ) -> None:
         self.work, self.counts, self.known, self.alone = work, counts, known, alone
         self.groups = {g.name: g for g in groups}
         self.ridge, self.columns, self.rectified = ridge, columns, rectified
+        self.solver, self.seed = solver, seed
         self.generator = torch.Generator().manual_seed(seed)
         self.errors: dict[str, float] = {}
 
@@ -232,9 +240,17 @@ class _Sequence:
         first = next((i for i, layer in enumerate(order) if layer.path in readers), len(order))
         bent = rectified_layers(self.work, order, batches.example()) if self.rectified else frozenset()
         count = sum(1 for _ in batches)
-        with Lockstep(full, self.work, batches, order[first:]) as steps:
-            for layer in order[first:]:
+        fitted = [layer for layer in order[first:] if self._fits(layer.path)]
+        with Lockstep(full, self.work, batches, fitted) as steps:
+            for layer in fitted:
                 self._one(layer, layer.path in bent, steps.at(layer), count * layer.calls)
+
+    def _fits(self, path: str) -> bool:
+        """Whether the layer's moments have room; says where it is left as it is."""
+        room = weight_matrix(self.work.get_submodule(path)).shape[2] <= _WIDE
+        if not room:
+            _log.warning("sequence: %s reads more than %d columns and is left as it is", path, _WIDE)
+        return room
 
     def _mask(self, name: str) -> None:
         group = self.groups[name]
@@ -244,11 +260,6 @@ class _Sequence:
         module = self.work.get_submodule(layer.path)
         reads = weight_matrix(module).shape[2]
         norm = None if layer.norm is None else self.work.get_submodule(layer.norm)
-        if reads > _WIDE:
-            for _ in stops:
-                pass
-            _log.warning("sequence: %s reads more than %d columns and is left as it is", layer.path, _WIDE)
-            return
         most = max(self.columns, _ENOUGH * reads)
         kept = _Columns() if bent and not layer.added and most * reads <= _KEPT and conv_groups(module) == 1 else None
         moments = Moments(
@@ -263,6 +274,7 @@ class _Sequence:
                 moments.add_columns(x, y)
                 kept.add(x, y)
         moments.settle(self.ridge)
+        moments.warn_if_few()
         self._write(layer, module, norm, moments, kept)
 
     def _write(self, layer: _Layer, module: Any, norm: Any, moments: Moments, kept: _Columns | None) -> None:
@@ -271,7 +283,7 @@ class _Sequence:
         weight = moments.fitted(stays)
         if layer.path in self.alone and self.alone[layer.path] not in self.known:
             name = self.alone[layer.path]
-            self.known[name] = self._chosen(self.groups[name], layer.path, module, moments, weight)
+            self.known[name] = self._chosen(self.groups[name], layer.path, module, moments)
             self._mask(name)
             stays = self._stays(layer.path, module)
             weight = moments.fitted(stays)
@@ -305,18 +317,22 @@ class _Sequence:
     def _read(self, path: str) -> list[tuple[Group, Member]]:
         return [(g, m) for g in self.groups.values() for m in g.members if m.axis == "in" and m.path == path]
 
-    def _chosen(self, group: Group, path: str, module: Any, moments: Moments, weight: Tensor) -> Bits:
-        """(size,) the units that stay, by backward elimination with refit."""
+    def _chosen(self, group: Group, path: str, module: Any, moments: Moments) -> Bits:
+        """(size,) the units that stay, by the solver."""
         count = self.counts[group.name]
         if count == group.size:
             return np.ones(group.size, dtype=bool)
         (member,) = [m for g, m in self._read(path) if g.name == group.name]
-        each = taps(module)
-        columns = (member.channels[:, :, None] * each + np.arange(each)).reshape(group.size, -1)
-        rows = columns.ravel()
-        inverse = torch.linalg.inv(moments.damped(0)).numpy()[np.ix_(rows, rows)]
-        reader = Refitted(inverse, weight[0].numpy()[:, rows], columns.shape[1])
-        return eliminated([reader], group.size, [count])[0]
+        unit = np.full(widths(module)[0], -1)
+        unit[member.channels] = np.arange(group.size)[:, None]
+        problem = moments.units_problem(np.repeat(unit, taps(module)), count)
+        result = self.solver.solve(problem, seed=self.seed)
+        if result.details.get("interrupted"):
+            # the solver keeps its incumbent at Ctrl-C; who interrupts the whole way wants it to end
+            raise KeyboardInterrupt
+        if not result.feasible:
+            raise SolverFailed(f"layer {path}: {result.solver}: {result.status.value}", result)
+        return np.array(result.solution)
 
 
 class _Columns:

@@ -369,7 +369,8 @@ class _Fit:
             self._too_wide(layer.path, module, pruned, stops)
             return
         moments = self.gather(layer, self.work, stops)
-        self._check_count(moments)
+        if self.refit:
+            moments.warn_if_few()
         weight, kept = self._chosen(layer.path, moments) if pruned else self._dense(moments)
         if pruned:
             self._note(layer.path, module, kept)
@@ -431,10 +432,3 @@ class _Fit:
     def _note(self, path: str, module: Any, kept: Tensor) -> None:
         self.masks[f"{path}.weight"] = shaped(module, kept).clone()
         self.counts[path] = int(kept.sum()), kept.numel()
-
-    def _check_count(self, moments: Moments) -> None:
-        if self.refit and moments.count < moments.dense.shape[2]:
-            _log.warning(
-                "weights: %s is fitted with %d inputs on %d samples; more calibration data would fit it better",
-                *(moments.path, moments.dense.shape[2], moments.count),
-            )

@@ -903,7 +903,7 @@ def _in_sequence(
             chosen={g.name: stays for g, stays in first if g.name not in alone},
             seed=seed,
         )
-    except (InvalidProblem, UnsupportedProblem) as error:
+    except UnsupportedProblem as error:
         notes["sequence"] = f"units were chosen all at once: {error}"
         return None
     keep = np.array(found.selection.keep)

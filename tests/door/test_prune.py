@@ -619,3 +619,28 @@ def _with(network, selection, unit, inputs):
     keep = selection.keep.copy()
     keep[unit] = True
     return ps.shrink(network, ps.Selection(selection.groups, keep), inputs[:1])
+
+
+class Overflowing(torch.nn.Module):
+    """Infinite where a sample's mean is far from zero."""
+
+    def forward(self, x):
+        return x / (x.abs().mean((1, 2, 3), keepdim=True) < 50).float()
+
+
+# statistics are measured on the first 256 samples, counts judged on the last 128; between them only the fits see it
+@pytest.mark.parametrize(
+    ("late", "value", "where"),
+    [
+        (300, float("nan"), "at the inputs"),
+        (300, 1e4, "at layer 0"),
+        (260, 1e4, "layer 1.inner: expected finite inputs"),
+    ],
+)
+def test_activations_that_are_not_finite_late_in_the_data_name_where(late, value, where):
+    inputs, targets = examples(400)
+    inputs = inputs.clone()
+    inputs[late] = value
+    net = torch.nn.Sequential(Overflowing(), small())
+    with pytest.raises(ps.InvalidProblem, match=where):
+        ps.prune(net, [(inputs, targets)], keep=0.5)

@@ -168,5 +168,5 @@ def test_what_makes_no_sense_is_refused_in_words():
 
     units = np.arange(6)[:, None]
     group = Group("0", 6, [("0", "out", units), ("2", "in", units)])
-    with pytest.raises(InvalidProblem, match="expected a tensor as its answer, got tuple"):
+    with pytest.raises(UnsupportedProblem, match="expected a tensor as its answer, got tuple"):
         measured_counts(Two(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(9, 3), [group], {"keep": 3})

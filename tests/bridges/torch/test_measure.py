@@ -396,7 +396,7 @@ def test_samples_elsewhere_than_on_the_first_axis_are_refused():
 def test_bad_input_is_refused_in_words():
     net, units = specialists()
     x, y = torch.rand(4, 2), torch.zeros(4, 1)
-    with pytest.raises(InvalidProblem, match="not finite"):
+    with pytest.raises(InvalidProblem, match="not finite, first at the inputs"):
         measure(net, (x / 0.0, y), groups=[units])
     with pytest.raises(InvalidProblem, match="at least one sample"):
         measure(net, [], groups=[units])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from prunesolve.bridges.torch.masks import apply_masks, masks
 from prunesolve.bridges.torch.refit import trace
 from prunesolve.bridges.torch.sequential import prune_in_sequence, rectified_layers, sequential_groups
 from prunesolve.bridges.torch.shrink import shrink
-from prunesolve.problems import Group, InvalidProblem
+from prunesolve.problems import Group, InvalidProblem, SubsetRegression
+from prunesolve.solvers import Solver
 
 from .networks import make
 
@@ -400,3 +402,43 @@ def test_a_very_wide_layer_is_left_as_it_is_with_a_notice(monkeypatch, caplog):
     left = torch.tensor(found.selection.keep[8:])
     assert torch.equal(found.model[2].bias[left], net[2].bias[left])
     assert "2" not in found.errors
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_of_all_selections_stays(seed):
+    torch.manual_seed(seed)
+    net, units = two_layers(4, 6, 3, True)
+    x = torch.randn(60, 4).double()
+    found = prune_in_sequence(net, x, [units], {"0": 3}, ridge=1e-9)
+    with torch.no_grad():
+        read, wanted = F.relu(net[0](x)).numpy(), net(x).numpy()
+    lost = {}
+    for kept in combinations(range(6), 3):
+        columns = np.column_stack([read[:, kept], np.ones(len(x))])
+        lost[kept] = float(((columns @ lstsq(columns, wanted)[0] - wanted) ** 2).sum())
+    assert lost[tuple(np.flatnonzero(found.selection.keep))] <= min(lost.values()) * (1 + 1e-6)
+
+
+def test_any_solver_of_subset_regressions_chooses():
+    net, units = two_layers(4, 6, 3, True)
+
+    class Last(Solver):
+        name, accepts = "last", SubsetRegression
+
+        def _search(self, problem, run):
+            run.offer(np.arange(problem.n) >= problem.n - problem.k)
+
+    found = prune_in_sequence(net, torch.randn(60, 4).double(), [units], {"0": 2}, solver=Last())
+    assert found.selection.keep.tolist() == [False] * 4 + [True] * 2
+
+
+def test_too_few_columns_are_told_and_damped(caplog):
+    net, units = two_layers(4, 6, 3, True)
+    x = torch.randn(5, 4).double()
+    few = prune_in_sequence(net, x, [units], {"0": 4}, ridge=1e-6)
+    assert "2: 5 columns for 6 inputs; 2 more are needed to determine the fit" in caplog.text
+    damped = prune_in_sequence(net, x, [units], {"0": 4}, ridge=1e-2)
+    assert torch.equal(few.model[2].weight, damped.model[2].weight)
+    caplog.clear()
+    prune_in_sequence(net, torch.randn(7, 4).double(), [units], {"0": 4}, ridge=1e-6)
+    assert not caplog.text

@@ -225,7 +225,7 @@ def test_a_wide_layer_goes_by_magnitude(monkeypatch, caplog):
 
 def test_few_samples_are_told(caplog):
     prune_weights(nn.Sequential(nn.Linear(9, 2)), torch.randn(4, 9), keep=0.5, solver="magnitude")
-    assert "9 inputs on 4 samples" in caplog.text
+    assert "0: 4 columns for 9 inputs; 6 more are needed to determine the fit" in caplog.text
 
 
 class Poisoned(nn.Module):
