@@ -112,7 +112,9 @@ def _resting(model: nn.Module, batches: Batches) -> float:
 
 def _hooks(model: nn.Module, layers: Sequence[_Layer], here: Any, side: Any) -> list[Any]:
     """Hooks that hand each call to the walk whose thread makes it; a call from outside passes by."""
-    read, made, normed = (None if method is None else _for_walks(here, method) for method in side)
+    before, *others = side
+    read = None if before is None else _for_walks(here, before)
+    made, normed = (_for_walks(here, method) for method in others)
     modules = dict(model.named_modules())
     hooks = []
     for layer in layers:
