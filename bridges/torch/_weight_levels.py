@@ -9,12 +9,11 @@ answer with layer l alone at level s_0: Kullback-Leibler of rows of scores, the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunesolve.problems.sparse_regression import Keep
@@ -23,6 +22,7 @@ from ._forward import tensors
 from ._lockstep import Lockstep
 from ._weight_moments import Moments, write_intercept
 from .data import Batches, Inputs, call, samples
+from .keep_counts import distance
 from .refit import _Layer
 from .unfold import set_weight
 
@@ -68,7 +68,7 @@ def level_errors(
             at = ladder.index(start[layer.path])
             alone[layer.path] = fits[at].float(), moments.intercept(fits[at])
             errors[layer.path] /= max(errors[layer.path][at], 1e-12)
-    judged = list(_first(batches, _JUDGED))
+    judged = [inputs for inputs, _ in batches.first(_JUDGED)]
     wanted = [tensors(call(dense, inputs)) for inputs in judged]
     for layer in layers:
         errors[layer.path] *= _divergence(_changed(dense, layer, *alone[layer.path]), judged, wanted)
@@ -98,21 +98,5 @@ def _divergence(changed: nn.Module, judged: Sequence[Inputs], wanted: Sequence[S
     total = 0.0
     for inputs, answers in zip(judged, wanted, strict=True):
         given = tensors(call(changed, inputs))
-        total += sum(_apart(a, b) for a, b in zip(answers, given, strict=True))
+        total += sum(float(distance(b.double(), a.double()).sum()) for a, b in zip(answers, given, strict=True))
     return total / sum(samples(inputs) for inputs in judged)
-
-
-def _first(batches: Batches, most: int) -> Iterator[Inputs]:
-    seen = 0
-    for inputs, _ in batches:
-        yield inputs
-        seen += samples(inputs)
-        if seen >= most:
-            return
-
-
-def _apart(wanted: Tensor, given: Tensor) -> float:
-    if wanted.ndim == 2 and wanted.shape[1] > 1:
-        logs = F.log_softmax(given.double(), 1), F.log_softmax(wanted.double(), 1)
-        return float(F.kl_div(*logs, reduction="sum", log_target=True))
-    return float((given.double() - wanted.double()).square().flatten(1).mean(1).sum())
