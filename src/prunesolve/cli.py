@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import atexit
-import difflib
 import enum
 import gc
 import importlib
@@ -25,6 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from prunesolve._startup import NoBlasForNumba, plain_arguments
+from prunesolve.instances import LIBRARY, existing, existing_instance, keeping, read_instance
 from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem, unknown
 
 app = typer.Typer(
@@ -37,7 +37,6 @@ app = typer.Typer(
 )
 
 INFEASIBLE, REFUTED, BAD_INPUT, INTERRUPTED = 1, 1, 2, 130
-LIBRARY = "library:"
 PLAN_ROWS = 20
 
 
@@ -366,6 +365,63 @@ def check(
         raise typer.Exit(REFUTED)
 
 
+@app.command()
+def batch(
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.toml", help="Instances, solvers, seeds and limits.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results; one that is there is gone on with.")],
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", help="Jobs at a time; default the cores of this machine.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Dask scheduler such as tcp://10.0.0.1:8786, or local.")
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run jobs again that brought no result.")] = False,
+) -> None:
+    """Solve a campaign: every instance by every solver with every seed; the same command goes on after a stop."""
+    from prunesolve.campaigns import read_campaign, run_campaign
+    from prunesolve.campaigns.cluster import LOCAL, DaskWorkers
+    from prunesolve.campaigns.display import shown_progress
+    from prunesolve.campaigns.processes import LocalWorkers
+
+    if workers is not None and workers < 1:
+        raise InvalidProblem(f"--workers: expected at least 1, got {workers}")
+    if scheduler not in (None, LOCAL) and workers is not None:
+        raise InvalidProblem("--workers: a scheduler has its own workers; leave one of the two out")
+    count = workers or os.cpu_count() or 1
+
+    def start(folder: Path) -> Any:
+        return LocalWorkers(count, folder / "workers.log") if scheduler is None else DaskWorkers(scheduler, count)
+
+    plan = read_campaign(campaign)
+    with shown_progress() as watcher:
+        try:
+            tally = run_campaign(plan, out, start, watcher, retry=retry)
+        except KeyboardInterrupt:
+            watcher.say(f"stopped; what has ended is in {out}, and the same command goes on")
+            raise
+    done = tally.earlier + tally.done
+    say(f"{out}: {done} of {tally.total} jobs done, {tally.done} now, {tally.failed} of them failed")
+    if tally.failed:
+        raise typer.Exit(INFEASIBLE)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `batch` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write; default DIR/report.html, tables beside it.")
+    ] = None,
+) -> None:
+    """Compare the solvers of a campaign: one HTML page, which needs no network, and its tables as CSV."""
+    from prunesolve.campaigns import Records
+    from prunesolve.campaigns.page import write_page
+
+    if out is not None:
+        check_file(out, ".html")
+    records = Records.load(folder)
+    say(f"{write_page(records, folder / 'report.html' if out is None else out)}: {len(records.rows)} jobs")
+
+
 def amount(flag: str, text: str | None) -> int | float | None:
     """A budget from its text: with a point a fraction, without one a count."""
     if text is None:
@@ -374,31 +430,6 @@ def amount(flag: str, text: str | None) -> int | float | None:
         return float(text) if "." in text or "e" in text.lower() else int(text)
     except ValueError:
         raise InvalidProblem(f"{flag}: expected a fraction such as 0.5 or a count such as 64, got {text!r}") from None
-
-
-def read_instance(name: str, file_format: str = "auto") -> Any:
-    """The problem in FILE[:k], or library:NAME from the instance library."""
-    if name.startswith(LIBRARY):
-        from prunesolve.problems import library
-
-        if file_format != "auto":
-            raise InvalidProblem(f"--format: {name} is no file, leave the format out")
-        return library.load(name.removeprefix(LIBRARY))
-    from prunesolve.problems.readers import read, split_index
-
-    path, index = split_index(name)
-    return read(existing_instance(path), format=file_format, index=index)
-
-
-def existing_instance(path: str) -> Path:
-    """The path, if a file is there; where none is, the library may have an instance that is called so, or nearly."""
-    if not Path(path).exists():
-        from prunesolve.problems import library
-
-        wanted = Path(path).name.removesuffix(".npz")
-        for close in difflib.get_close_matches(wanted, library.names(), n=1, cutoff=0.9):
-            raise InvalidProblem(f"{path}: no such file; did you mean {LIBRARY}{close}?")
-    return existing(path)
 
 
 def known_of(name: str) -> str:
@@ -410,21 +441,6 @@ def known_of(name: str) -> str:
     shown["best known"] = f"{facts['best_known']:.12g}{' (proved optimal)' if facts['proved'] else ''}"
     shown["bound"] = f"{facts['bound']:.12g}"
     return "\n".join(f"  {word:<12}{value}" for word, value in shown.items())
-
-
-def keeping(problem: Any, keep: int | float | None) -> Any:
-    """The problem with its cardinality replaced."""
-    if keep is None:
-        return problem
-    from prunesolve.formulations.budgets import units_to_keep
-    from prunesolve.problems import BinaryQuadratic, Cardinality, SubsetRegression
-
-    if not isinstance(problem, (BinaryQuadratic, SubsetRegression)):
-        kind = type(problem).__name__
-        raise InvalidProblem(f"--keep: a {kind} has no count to replace; give the budget to `encode` instead")
-
-    others = [c for c in problem.constraints if not isinstance(c, Cardinality)]
-    return problem.replace(constraints=[*others, Cardinality(units_to_keep(keep, problem.n))])
 
 
 def threads_of(solver: str, threads: int | None) -> dict[str, int]:
@@ -458,20 +474,6 @@ def options(pairs: list[str] | None) -> dict[str, Any]:
             found[key.replace("-", "_")] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             found[key.replace("-", "_")] = value
-    return found
-
-
-def existing(path: str | Path) -> Path:
-    """The path, if a file is there."""
-    found = Path(path)
-    if found.is_dir():
-        raise InvalidProblem(f"{found}: expected a file, got a folder")
-    if not found.exists():
-        beside = [p.name for p in found.parent.iterdir()] if found.parent.is_dir() else []
-        close = difflib.get_close_matches(found.name, beside, n=1)
-        raise InvalidProblem(
-            f"{found}: no such file" + (f"; did you mean {found.with_name(close[0])}?" if close else "")
-        )
     return found
 
 
