@@ -1,15 +1,18 @@
-"""Any dimod sampler as a solver: on the BQM itself, never on a penalised one."""
+"""Any dimod sampler as a solver, on the BQM itself and never on a penalised one; and results as dimod has them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any, ClassVar
 
-from prunesolve.problems import BinaryQuadratic, InvalidProblem
-from prunesolve.solvers import _capacity, _descent
+import numpy as np
+
+from prunesolve.problems import BinaryQuadratic, InvalidProblem, UnsupportedProblem
+from prunesolve.solvers import Result, _capacity, _descent
 from prunesolve.solvers._base import Run, Solver
 
 
@@ -110,3 +113,79 @@ class DimodSampler(Solver):
             return getattr(import_module(module), name)()
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidProblem(f"sampler: expected 'module:Class', got {self.sampler!r} ({error})") from None
+
+
+def sample_set(problem: BinaryQuadratic, results: Iterable[Result | Mapping[str, Any]]) -> Any:
+    r"""Results of one problem as a dimod SampleSet of bits, a row for each that brought a selection.
+
+        energy = f(x) = offset + a.x + sum_{i<j} J_ij x_i x_j
+
+    Parameters
+    ----------
+    problem : BinaryQuadratic
+        What was solved. Its labels become the variables, a unit as the plain tuple it is; 0 to n - 1 without labels.
+    results : iterable of Result or mapping
+        Results, or the JSON objects that `solve --out` writes.
+
+    Returns
+    -------
+    dimod.SampleSet
+        With the fields `is_feasible`, `seed`, `solver`, `seconds` and `status`, energies and feasibility recomputed;
+        `info` holds `instance`, `instance_hash` and the `version` of prunesolve. Constraints are not in the energies.
+
+    Raises
+    ------
+    UnsupportedProblem
+        If the problem is no BinaryQuadratic.
+    InvalidProblem
+        If a result belongs to another instance.
+
+    Examples
+    --------
+    >>> from prunesolve.problems import Cardinality
+    >>> problem = BinaryQuadratic([-1.0, -2.0, -3.0], constraints=[Cardinality(2)], labels=["a", "b", "c"])
+    >>> found = sample_set(problem, [{"n": 3, "kept": 2, "solution": [1, 2], "objective": -5.0, "bound": None,
+    ...     "feasible": True, "status": "FINISHED", "seconds": 0.1, "evaluations": 9, "seed": 0, "solver": "Greedy()"}])
+    >>> {name: int(bit) for name, bit in found.first.sample.items()}, float(found.first.energy)
+    ({'a': 0, 'b': 1, 'c': 1}, -5.0)
+    """
+    import dimod
+
+    if not isinstance(problem, BinaryQuadratic):
+        raise UnsupportedProblem(f"sample_set: expected a BinaryQuadratic, got {type(problem).__name__}")
+    told = [result for result in (_result_of(problem, r) for r in results) if result.solution is not None]
+    samples = np.array([result.solution for result in told], dtype=bool).reshape(len(told), problem.n)
+    named = range(problem.n) if problem.labels is None else problem.labels
+    return dimod.SampleSet.from_samples(
+        (samples.astype(np.int8), [tuple(name) if isinstance(name, tuple) else name for name in named]),
+        vartype=dimod.BINARY,
+        energy=problem.value(samples),
+        info={
+            "instance": str(problem.meta.get("name", "")),
+            "instance_hash": problem.hash,
+            "version": metadata.version("prunesolve"),
+        },
+        sort_labels=False,
+        is_feasible=problem.is_feasible(samples),
+        seed=np.array([result.seed for result in told], dtype=np.int64),
+        # objects: dimod does not read back the type by which it names arrays of text
+        solver=np.array([result.solver for result in told], dtype=object),
+        seconds=np.array([result.seconds for result in told], dtype=np.float64),
+        status=np.array([str(result.status) for result in told], dtype=object),
+    )
+
+
+def _result_of(problem: BinaryQuadratic, told: Result | Mapping[str, Any]) -> Result:
+    """The result, checked to be of this problem as far as it says."""
+    if isinstance(told, Result):
+        result = told
+    else:
+        if told.get("instance_hash") not in (None, problem.hash):
+            raise InvalidProblem(
+                f"sample_set: expected results of instance {problem.hash}, got one of {told['instance_hash']}"
+            )
+        result = Result.from_json(json.dumps(dict(told)))
+    shape = None if result.solution is None else (result.solution.dtype, result.solution.shape)
+    if shape not in (None, (np.dtype(bool), (problem.n,))):
+        raise InvalidProblem(f"sample_set: expected selections of n = {problem.n} units, got {shape[0]} of {shape[1]}")
+    return result

@@ -1,7 +1,7 @@
 """Instance files of other people, each format in one file, and the detection of which is which.
 
-Formats by suffix: `.npz` (our own), `.bqm`, `.cqm` and `.lp` (through dimod). Formats by content: `beasley`, `mdplib`,
-`qkp` and `coo` text.
+Formats by suffix: `.npz` (our own), `.bqm`, `.cqm` and `.lp` (through dimod), `.mps` and `.qplib`. Formats by content:
+`beasley`, `mdplib`, `qkp` and `coo` text.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from prunesolve.problems.partial_transport import PartialTransport
 from prunesolve.problems.sparse_regression import SparseRegression
 from prunesolve.problems.subset_regression import SubsetRegression
 
-from . import beasley, coo, mdplib, qkp
+from . import beasley, coo, mdplib, mps, qkp, qplib
 from ._text import Text
 
 TEXT = ("beasley", "mdplib", "qkp", "coo")
-SUFFIXES = {".npz": "npz", ".bqm": "bqm", ".cqm": "cqm", ".lp": "lp"}
+SUFFIXES = {".npz": "npz", ".bqm": "bqm", ".cqm": "cqm", ".lp": "lp", ".mps": "mps", ".qplib": "qplib"}
 FORMATS = ("auto", *TEXT, *SUFFIXES.values())
 
 _KINDS: dict[str | None, Any] = {
@@ -35,6 +35,9 @@ _KINDS: dict[str | None, Any] = {
     "sparse-regression": SparseRegression,
     "subset-regression": SubsetRegression,
 }
+
+_READERS: dict[str, Any] = {"mdplib": mdplib, "qkp": qkp, "coo": coo, "mps": mps, "qplib": qplib}
+_WRITERS: dict[str, Any] = {".coo": coo, ".mps": mps, ".qplib": qplib}
 
 # how many numbers the first line of each all-number format holds
 _FIRST_LINE = {1: "beasley", 2: "mdplib", 3: "coo"}
@@ -50,7 +53,8 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
     path : path
         The file.
     format : str
-        "auto" goes by suffix, then by content; or one of "beasley", "mdplib", "qkp", "coo", "npz", "bqm", "cqm", "lp".
+        "auto" goes by suffix, then by content; or one of "beasley", "mdplib", "qkp", "coo", "npz", "bqm", "cqm", "lp",
+        "mps", "qplib".
     index : int, optional
         Which instance, counted from 1, of a file that holds several.
 
@@ -78,7 +82,7 @@ def read(path: str | Path, *, format: str = "auto", index: int | None = None) ->
         # what the file was converted from is told by the file; a file that tells nothing is our own
         told = {"name": Path(path).stem, "format": "npz", "sense": "minimise"}
         return problem.replace(meta=told | dict(problem.meta))
-    if kind in SUFFIXES.values():
+    if kind in ("bqm", "cqm", "lp"):
         from . import dimod_files
 
         return dimod_files.read(path, kind)
@@ -124,9 +128,9 @@ def native_objective(problem: Any, objective: float) -> float:
 
 
 def write(problem: Any, path: str | Path) -> None:
-    """Write a problem, to be minimised, as the suffix says: .npz, .bqm, .cqm, .lp or .coo; whole or not at all.
+    """Write a problem, to be minimised, as the suffix says: .npz, .bqm, .cqm, .lp, .mps, .qplib or .coo.
 
-    Only .npz keeps everything. Labels go into .bqm and .cqm too; .coo and .lp number the variables.
+    Whole or not at all. Only .npz keeps everything. Labels go into .bqm and .cqm too; the others number the variables.
 
     Raises
     ------
@@ -140,8 +144,8 @@ def write(problem: Any, path: str | Path) -> None:
         problem.save(path)
     elif not isinstance(problem, BinaryQuadratic):
         raise UnsupportedProblem(f"{path}: only .npz holds a {type(problem).__name__}, got {suffix or 'no suffix'}")
-    elif suffix == ".coo":
-        coo.write(problem, path)
+    elif suffix in _WRITERS:
+        _WRITERS[suffix].write(problem, path)
     elif suffix in SUFFIXES:
         from . import dimod_files
 
@@ -163,7 +167,7 @@ def _read_text(text: Text, kind: str, index: int | None) -> BinaryQuadratic:
         return beasley.read(text, index)
     if index not in (None, 1):
         raise InvalidProblem(f"{text.path}: a {kind} file holds 1 instance, got index {index}")
-    return {"mdplib": mdplib, "qkp": qkp, "coo": coo}[kind].read(text)
+    return _READERS[kind].read(text)
 
 
 def _detect(text: Text) -> str:

@@ -1,20 +1,14 @@
 r"""dimod's files, `.bqm` and `.cqm`, and `.lp` files as dimod reads them.
 
-Spins become bits. A constraint becomes what it says:
-
-    sum over all x_i = k                                  Cardinality(k)
-    low <= sum over some x_i <= high                      GroupBounds, disjoint ones together in one
-    sum c_i x_i + sum q_ij x_i x_j <= limit, c, q >= 0    Budget
-
-Anything else is refused by its name.
+Spins become bits; a constraint becomes a row, and a row what `_rows` makes of it.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +18,9 @@ from prunesolve.problems._arrays import Floats, Indices
 from prunesolve.problems._errors import InvalidProblem, UnsupportedProblem
 from prunesolve.problems._npz import whole_file
 from prunesolve.problems.binary_quadratic import BinaryQuadratic
-from prunesolve.problems.constraints import TOLERANCE, Budget, Cardinality, Constraint, GroupBounds
 from prunesolve.problems.couplings import from_pairs
+
+from ._rows import Row, constraints_of
 
 # dimod reads a file without one of these words, whatever it holds, as an empty model
 _LP_START = re.compile(rb"\s*(?:\\[^\n]*\s*)*(min|max|subject\s+to|such\s+that|st\b|s\.t\.)\w*", re.IGNORECASE)
@@ -92,7 +87,7 @@ def from_cqm(cqm: Any) -> BinaryQuadratic:
         linear,
         from_pairs(len(names), i, j, biases),
         offset=float(cqm.objective.offset),
-        constraints=_constraints(cqm, place),
+        constraints=constraints_of(_rows(cqm, place), len(names)),
         labels=names,
     )
 
@@ -135,105 +130,15 @@ def _terms(model: Any, place: Mapping[Any, int]) -> tuple[Floats, Indices, Indic
     return linear, i, j, np.array([bias for _, _, bias in pairs], dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """sum c_i x_i + sum q_ij x_i x_j (<= | == | >=) limit, as a file has it."""
-
-    label: Any
-    cost: Floats
-    pairs: tuple[Indices, Indices, Floats]
-    sense: str
-    limit: float
-
-    @property
-    def uniform(self) -> float | None:
-        """The one coefficient all its variables have, None where they differ or are multiplied."""
-        members = self.cost[self.cost != 0]
-        same = len(members) and not len(self.pairs[2]) and (members == members[0]).all()
-        return float(members[0]) if same else None
-
-    def refuse(self, reason: str) -> UnsupportedProblem:
-        return UnsupportedProblem(
-            f"constraint {self.label!r}: {reason}; only counts (equal coefficients) and budgets (<=, no coefficient "
-            "below 0) can be kept"
-        )
-
-
-def _rows(cqm: Any, place: Mapping[Any, int]) -> Iterator[_Row]:
+def _rows(cqm: Any, place: Mapping[Any, int]) -> Iterator[Row]:
+    """The constraints of the model as rows, in their order."""
     for label, constraint in cqm.constraints.items():
         left = constraint.lhs
-        cost, i, j, biases = _terms(left, place)
-        row = _Row(label, cost, (i, j, biases), constraint.sense.value, float(constraint.rhs - left.offset))
+        linear, i, j, biases = _terms(left, place)
+        limit, sense = float(constraint.rhs - left.offset), constraint.sense.value
+        low, high = (-math.inf if sense == "<=" else limit), (math.inf if sense == ">=" else limit)
+        costs = {int(member): float(linear[member]) for member in np.flatnonzero(linear)}
+        row = Row.of(label, costs, (i, j, biases), low, high)
         if left.is_soft():
             raise row.refuse("it is soft, with a penalty for breaking it")
-        if cost.any() or len(biases):
-            yield row
-        elif not _constant_holds(row):
-            raise InvalidProblem(f"constraint {label!r}: no variable in it, and 0 {row.sense} {row.limit:g} is false")
-
-
-def _constant_holds(row: _Row) -> bool:
-    return {"<=": row.limit >= 0, ">=": row.limit <= 0, "==": row.limit == 0}[row.sense]
-
-
-def _constraints(cqm: Any, place: Mapping[Any, int]) -> list[Constraint]:
-    """Every constraint of the model, counts over the same variables and over disjoint ones brought together."""
-    counts: dict[bytes, tuple[int, int]] = {}
-    budgets: list[Constraint] = []
-    for row in _rows(cqm, place):
-        if row.uniform is None:
-            budgets.append(_budget(row))
-            continue
-        low, high = _count(row)
-        key = (row.cost != 0).tobytes()
-        before = counts.get(key, (0, len(place)))
-        counts[key] = max(low, before[0]), min(high, before[1])
-    return [*_counted(counts, len(place)), *budgets]
-
-
-def _count(row: _Row) -> tuple[int, int]:
-    """The least and the most of its variables that a row of equal coefficients allows."""
-    coefficient = row.uniform
-    assert coefficient is not None
-    limit, size = row.limit / coefficient, int((row.cost != 0).sum())
-    sense = row.sense if coefficient > 0 else {"<=": ">=", ">=": "<=", "==": "=="}[row.sense]
-    low = int(np.ceil(limit - TOLERANCE)) if sense != "<=" else 0
-    high = int(np.floor(limit + TOLERANCE)) if sense != ">=" else size
-    if low > high or low > size or high < 0:
-        raise InvalidProblem(f"constraint {row.label!r}: no count of its {size} variables can be {sense} {limit:g}")
-    return max(low, 0), min(high, size)
-
-
-def _budget(row: _Row) -> Budget:
-    if row.sense == "==":
-        raise row.refuse("an equality with unequal coefficients")
-    sign = 1.0 if row.sense == "<=" else -1.0
-    cost, (i, j, biases) = sign * row.cost, row.pairs
-    if (cost < 0).any() or (sign * biases < 0).any():
-        raise row.refuse("a lower limit" if row.sense == ">=" else "a negative coefficient")
-    pair = None
-    if len(biases):
-        from scipy import sparse
-
-        upper = sparse.coo_array((sign * biases, (i, j)), shape=(len(cost), len(cost)))
-        pair = upper + upper.T
-    return Budget(cost, sign * row.limit, pair)
-
-
-def _counted(counts: Mapping[bytes, tuple[int, int]], n: int) -> Iterator[Constraint]:
-    """A Cardinality where all n variables are counted exactly; the other counts packed into few GroupBounds."""
-    packs: list[list[tuple[Any, int, int]]] = []
-    for key, (low, high) in counts.items():
-        members = np.frombuffer(key, dtype=bool)
-        if members.all() and low == high:
-            yield Cardinality(low)
-            continue
-        pack = next((p for p in packs if not any((members & other).any() for other, _, _ in p)), None)
-        if pack is None:
-            packs.append(pack := [])
-        pack.append((members, low, high))
-    for pack in packs:
-        group = np.full(n, -1)
-        for g, (members, _, _) in enumerate(pack):
-            group[members] = g
-        yield GroupBounds(group, np.array([low for _, low, _ in pack]), np.array([high for _, _, high in pack]))
+        yield row

@@ -79,7 +79,7 @@ def examine(problem: _One | MultiObjective, told: Mapping[str, Any]) -> Verdict:
         return Verdict((fault,), False, (f"wrong: {fault}",))
     if isinstance(problem, MultiObjective):
         return _examine_front(problem, told)
-    solution = _solution(problem, told)
+    solution = solution_of(problem, told)
     objective, feasible = problem.value(solution), problem.is_feasible(solution)
     faults = tuple(_faults(problem, told, solution, objective, feasible))
     native = f" ({-objective:.12g} maximised)" if problem.meta.get("sense") == "maximise" else ""
@@ -173,7 +173,8 @@ def _dominated(problem: LevelChoice, told: Mapping[str, Any]) -> Iterator[str]:
         yield "claims a front with points above the budget"
 
 
-def _solution(problem: _One, told: Mapping[str, Any]) -> Any:
+def solution_of(problem: _One, told: Mapping[str, Any]) -> Any:
+    """The solution that a result file tells, checked against the problem."""
     kept, n = told.get("solution"), told.get("n")
     if kept is None or n != problem.n:
         got = f"none (status {told.get('status')})" if kept is None else f"one of {n}"
@@ -191,7 +192,7 @@ def _solution(problem: _One, told: Mapping[str, Any]) -> Any:
 
 def _faults(problem: _One, told: Mapping[str, Any], solution: Any, objective: float, feasible: bool) -> Iterator[str]:
     """Each thing that is not as claimed, in a few words."""
-    slack, turned = _rounding(problem, objective), -1.0 if problem.meta.get("sense") == "maximise" else 1.0
+    slack, turned = rounding(problem, objective), -1.0 if problem.meta.get("sense") == "maximise" else 1.0
     claims = {"objective": told.get("objective"), "native_objective": told.get("native_objective", turned * objective)}
     for (name, claimed), true in zip(claims.items(), (objective, turned * objective), strict=True):
         if not _is_number(claimed) or not abs(claimed - true) <= slack:
@@ -265,7 +266,7 @@ def _typical(problem: _One) -> float:
 
 def _standing(problem: _One, told: Mapping[str, Any], objective: float) -> Iterator[str]:
     """Where a claim that holds stands among what is known of the instance."""
-    best, known, slack = problem.meta.get("best_known"), problem.meta.get("bound"), _rounding(problem, objective)
+    best, known, slack = problem.meta.get("best_known"), problem.meta.get("bound"), rounding(problem, objective)
     if best is not None:
         proved = ", which is proved optimal" if problem.meta.get("proved") else ""
         if abs(objective - best) <= slack:
@@ -286,7 +287,7 @@ def _standing(problem: _One, told: Mapping[str, Any], objective: float) -> Itera
         yield f"claims bound {told['bound']:.12g}: not above what is known, not proved again here"
 
 
-def _rounding(problem: _One, objective: float) -> float:
+def rounding(problem: _One, objective: float) -> float:
     """How far two honest computations of the objective may differ."""
     if isinstance(problem, PartialTransport):
         return 1e-9 * problem.scale
