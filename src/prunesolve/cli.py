@@ -55,6 +55,14 @@ class Refit(enum.StrEnum):
     reconstruct = "reconstruct"
 
 
+class Form(enum.StrEnum):
+    """In whose form results are written."""
+
+    qoblib = "qoblib"
+    sampleset = "sampleset"
+    results = "results"
+
+
 class Decide(enum.StrEnum):
     """What a point of a front says."""
 
@@ -420,6 +428,75 @@ def report(
         check_file(out, ".html")
     records = Records.load(folder)
     say(f"{write_page(records, folder / 'report.html' if out is None else out)}: {len(records.rows)} jobs")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `batch` wrote.")],
+    form: Annotated[Form, typer.Option("--to", help="Submission of QOBLIB, dimod SampleSets or result files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")],
+    job: Annotated[list[str] | None, typer.Option("--job", help="These jobs only.")] = None,
+    submitter: Annotated[str, typer.Option("--submitter", help="Of qoblib: names, parted by commas.")] = "N/A",
+    affiliation: Annotated[str, typer.Option("--affiliation", help="Of qoblib: as many affiliations.")] = "N/A",
+    reference: Annotated[str, typer.Option("--reference", help="Of qoblib: paper or repository.")] = "N/A",
+    threshold: Annotated[float, typer.Option("--threshold", help="Of qoblib: what a successful run may miss.")] = 0.0,
+    remarks: Annotated[str, typer.Option("--remarks", help="Of qoblib.")] = "",
+) -> None:
+    """Write what a campaign found in the forms of other people's tools."""
+    from prunesolve import exports
+    from prunesolve.campaigns import Records
+
+    check_folder(out)
+    about: dict[str, Any] = {}
+    if form is Form.qoblib:
+        about = {"submitter": submitter, "affiliation": affiliation, "reference": reference}
+        about |= {"threshold": threshold, "remarks": remarks}
+    records = Records.load(folder)
+    done = exports.export(records, out, form.value, job=job, load=records.problem, **about)
+    say(f"{out}: {len(done.written)} files")
+    for reason in done.left_out:
+        notice(f"left out: {reason}")
+
+
+@app.command()
+def explain(
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE[:k]", help="Instance file or library:NAME.")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RESULT...", help="Result files, the first is explained; or what `batch` wrote, its best result."
+        ),
+    ],
+    most: Annotated[int, typer.Option("--most", help="Most units shown, those nearest to the border.")] = 20,
+    file_format: FileFormat = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say why a solution keeps what it keeps: terms, couplings, multipliers, the cost of a flip, other results."""
+    from prunesolve.explanations import best_told, explain_result
+
+    problem = read_instance(instance, file_format)
+    told = told_in(results, problem)
+    chosen = best_told(problem, told) if results[0].is_dir() else told[0]
+    explained = explain_result(problem, chosen, [other for other in told if other is not chosen], most=most)
+    say(explained.to_json() if as_json else str(explained))
+
+
+def told_in(paths: list[Path], problem: Any) -> list[dict[str, Any]]:
+    """What result files tell, and of campaigns the results of the problem."""
+    from prunesolve.campaigns import Records
+
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        if not path.is_dir():
+            read_result(path)
+            found.append(read_object(path))
+            continue
+        records = Records.load(path)
+        jobs = [row["job"] for row in records.rows if row["instance_hash"] == problem.hash]
+        if not jobs:
+            raise InvalidProblem(f"{path}: expected results of instance {problem.hash}, the campaign has none")
+        found += [told for told in map(records.told, jobs) if told is not None]
+    return found
 
 
 def amount(flag: str, text: str | None) -> int | float | None:

@@ -15,7 +15,7 @@ from prunesolve.problems._npz import whole_file
 
 from .records import ABOUT, CAMPAIGN, COLUMNS, JOURNAL, RESULTS, SOLUTIONS, WITHDRAWN, at_of, lines_of
 
-_BATCH = 10_000  # rows of a Parquet file that are in memory at a time
+_BATCH = 1_000  # rows of a Parquet file that are in memory at a time
 
 _ABOUT = f"""A campaign of prunesolve. To go on with it, or to make sure that nothing is missing:
     prunesolve batch {CAMPAIGN} --out THIS_FOLDER

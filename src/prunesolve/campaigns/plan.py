@@ -6,6 +6,7 @@ import glob
 import inspect
 import itertools
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -310,7 +311,8 @@ class _Reader:
         for keep in self.keeps(entry, at):
             for path in matches:
                 name = _shown(path, home) + ("" if index is None else f":{index}") + _kept(keep)
-                found.append(FileSource(name, keep, best, path, index, file_format))
+                # absolute, because results are read in other folders than the campaign is run in
+                found.append(FileSource(name, keep, best, os.path.abspath(path), index, file_format))
         return found
 
     def indexed(self, pattern: str) -> tuple[str, int | None]:

@@ -153,6 +153,22 @@ class Records:
         environment = _read_environment(folder / ENVIRONMENT)
         return cls(folder, list(rows.values()), environment.get("campaign", folder.name), environment, places)
 
+    def problem(self, instance: str) -> Any:
+        """The problem of an instance that some job brought a result of, made again from where it came from.
+
+        Raises
+        ------
+        InvalidProblem
+            If there is no result of it, or it is not there any more.
+        """
+        from .sources import source_of
+
+        for row in self.rows:
+            if row["instance"] == instance and row["job"] in self._at:
+                told = self.told(row["job"]) or {}
+                return source_of(told["source"]).problem()
+        raise InvalidProblem(f"{self.folder}: expected an instance with a result, got {instance!r}")
+
     def told(self, job: str) -> dict[str, Any] | None:
         """What `prunesolve solve --out` writes of a job, its trace included; None for one without a result.
 

@@ -208,6 +208,8 @@ class _Session:
                 workers.submit(job)
             else:
                 outcomes.append((job.row(outcome["row"]), outcome["told"]))
+        # workers go on while the disk writes
+        self.fill(workers)
         if outcomes:
             self.write(outcomes)
             for row, _ in outcomes:

@@ -5,7 +5,6 @@ Nothing it does touches the campaign's folder, so that it can be killed at any m
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -54,7 +53,7 @@ class Solving:
         row = {column: told.get(column) for column in _FROM_RESULT}
         row["compile_seconds"] = result.details.get("compile_seconds")
         row["best_known"] = problem.meta.get("best_known")
-        return row, told | {"trace": [list(step) for step in result.trace]}
+        return row, told | {"source": job["source"], "trace": [list(step) for step in result.trace]}
 
     def _problem_of(self, job: Mapping[str, Any]) -> Any:
         if job["digest"] != self._digest:
@@ -124,7 +123,6 @@ def main() -> None:
         told = json.dumps(solving.outcome(json.loads(line)), allow_nan=False)
         output.write(told + "\n")
         output.flush()
-        gc.collect()
 
 
 if __name__ == "__main__":
