@@ -9,7 +9,7 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -35,12 +35,15 @@ class Table:
         One value per column; None shows as a dash.
     note : str
         A sentence or two under the heading.
+    file : str
+        Where the same rows stand as a file, relative to the page.
     """
 
     title: str
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Any]]
     note: str = ""
+    file: str = ""
 
     def __post_init__(self) -> None:
         for r, row in enumerate(self.rows):
@@ -60,24 +63,49 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Lines to be typed as they stand."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading of their own, to be opened by a click where they are folded."""
+
+    title: str
+    blocks: Sequence[Block]
+    note: str = ""
+    folded: bool = False
+
+
+Block: TypeAlias = "Table | Figure | Code | Section | str"
+Points: TypeAlias = "Sequence[float] | np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True)
 class Curve:
     """Points (x, y) under a label; `style` is the place in the palette, shared by all curves of one thing.
 
-    `joined` draws a line through them; `size` is that of the markers in points, by default that of the figure.
+    `joined` draws a line through them; `size` is that of the markers in points, by default that of the figure, and
+    one point in `every` has one. `low` and `high` bound a band around the curve; NaN leaves a hole.
     """
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Points
+    y: Points
     style: int = 0
     joined: bool = True
     size: float | None = None
+    every: int = 1
+    low: Points | None = None
+    high: Points | None = None
 
 
 def write_report(
     path: str | Path,
     title: str,
-    blocks: Iterable[Table | Figure | str],
+    blocks: Iterable[Block],
     *,
     lead: str = "",
     facts: Mapping[str, str] | None = None,
@@ -90,7 +118,7 @@ def write_report(
         The `.html` file; its folder is made.
     title : str
         Title and first heading.
-    blocks : iterable of Table, Figure or str
+    blocks : iterable of Table, Figure, Code, Section or str
         What the page shows, in order; a str is a paragraph.
     lead : str
         What the reader should know first.
@@ -116,12 +144,20 @@ def write_report(
         file.write(page.encode())
 
 
-def _html(block: Table | Figure | str) -> str:
+def _html(block: Block, level: int = 2) -> str:
     if isinstance(block, str):
         return f"<p>{escape(block)}</p>"
+    if isinstance(block, Code):
+        return f"<pre>{escape(block.text)}</pre>"
     note = f"<p class='note'>{escape(block.note)}</p>" if block.note else ""
-    inner = f"<figure>{block.svg}</figure>" if isinstance(block, Figure) else _table(block)
-    return f"<section><h2>{escape(block.title)}</h2>{note}{inner}</section>"
+    if isinstance(block, Section):
+        inner = "\n".join(_html(each, level + 1) for each in block.blocks)
+        if block.folded:
+            return f"<details><summary>{escape(block.title)}</summary>{note}{inner}</details>"
+    else:
+        inner = f"<figure>{block.svg}</figure>" if isinstance(block, Figure) else _table(block)
+    heading = f"<h{level}>{escape(block.title)}</h{level}>" if block.title else ""
+    return f"<section>{heading}{note}{inner}</section>"
 
 
 def _table(table: Table) -> str:
@@ -134,7 +170,9 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(_cell(*each) for each in zip(row, table.columns.values(), kinds, strict=True)) + "</tr>"
         for row in table.rows
     )
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    file = escape(table.file, quote=True)
+    link = f"<p class='file'><a href='{file}'>{file}</a></p>" if file else ""
+    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{link}"
 
 
 def _cell(value: Any, spec: str, kind: str) -> str:
@@ -174,6 +212,7 @@ def lines(
     log_y: bool = False,
     steps: bool = False,
     ticks: Sequence[float] | None = None,
+    columns: int | None = None,
 ) -> Figure:
     """Panels side by side, one legend for all.
 
@@ -193,6 +232,8 @@ def lines(
         Hold each value until the next point instead of joining points.
     ticks : sequence of float, optional
         Where the horizontal axis is labelled.
+    columns : int, optional
+        Panels in a row, by default all.
 
     Returns
     -------
@@ -200,21 +241,63 @@ def lines(
     """
     from matplotlib.figure import Figure as Canvas
 
+    wide = min(len(panels), columns or len(panels))
+    high = -(-len(panels) // wide)
     with _style(title):
-        canvas = Canvas(figsize=(11.5 if len(panels) > 1 else 7.5, 3.7), layout="constrained")
-        axes = canvas.subplots(1, len(panels), squeeze=False)[0]
+        canvas = Canvas(figsize=(11.5 if len(panels) > 1 else 7.5, 0.3 + 3.4 * high), layout="constrained")
+        grid = canvas.subplots(high, wide, squeeze=False)
+        axes = grid.flat[: len(panels)]
+        for axis in grid.flat[len(panels) :]:
+            axis.set_visible(False)
         for axis, (heading, curves) in zip(axes, panels.items(), strict=True):
-            for curve in curves:
-                _draw(axis, curve, steps)
-            for (label, value), dashes in zip((references or {}).items(), ((4, 3), (1, 2)), strict=False):
-                axis.axhline(value, color="#444", lw=1, ls=(0, dashes), label=label, zorder=1)
-            axis.set(title=heading, xlabel=x, xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+            axis.set(xscale="log" if log_x else "linear", yscale="log" if log_y else "linear")
+            _fill(axis, curves, references or {}, steps)
+            axis.set(title=_literal(heading), xlabel=x)
+            for scale in (axis.xaxis,) * log_x + (axis.yaxis,) * log_y:
+                _label_decades(scale)
             if ticks is not None:
                 axis.set_xticks(ticks)
-        axes[0].set_ylabel(y)
+        for axis in grid[:, 0]:
+            axis.set_ylabel(y)
         handles = {label: h for a in axes for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
         canvas.legend(handles.values(), handles.keys(), loc="outside right upper")
         return Figure(title, _svg(canvas, title), note)
+
+
+def _fill(axis: Any, curves: Sequence[Curve], references: Mapping[str, float], steps: bool) -> None:
+    """Curves, then room around them, then what may ask for the limits."""
+    for curve in curves:
+        _draw(axis, curve, steps)
+    _widen(axis)
+    for curve in curves:
+        _band(axis, curve, steps)
+    for (label, value), dashes in zip(references.items(), ((4, 3), (1, 2)), strict=False):
+        axis.axhline(value, color="#444", lw=1, ls=(0, dashes), label=label, zorder=1)
+
+
+def _widen(axis: Any) -> None:
+    """Room around a single value: matplotlib's own margin can be within rounding of nothing on a logarithmic axis."""
+    (left, right), (low, high) = axis.dataLim.intervalx, axis.dataLim.intervaly
+    sides = ((axis.get_xscale(), left, right), (axis.get_yscale(), low, high))
+    x, y = (3.0 if scale == "log" and 0 < a <= b <= a * (1 + 1e-9) else 1.0 for scale, a, b in sides)
+    if max(x, y) > 1:
+        axis.update_datalim([(left / x, low / y), (right * x, high * y)])
+
+
+def _label_decades(axis: Any) -> None:
+    """Plain figures at powers of ten, at 1, 2 and 5 of each or evenly, as matplotlib's own take thrice the time."""
+    from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    places = LogLocator(subs=(1.0,) if high > 50 * low else (1.0, 2.0, 5.0))
+    axis.set_major_locator(places if high > 5 * low else AutoLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _literal(text: str) -> str:
+    """Names of files and solvers may hold a dollar sign, which matplotlib takes for the begin of a formula."""
+    return text.replace("$", r"\$")
 
 
 def _draw(axis: Any, curve: Curve, steps: bool) -> None:
@@ -222,9 +305,21 @@ def _draw(axis: Any, curve: Curve, steps: bool) -> None:
     shape: dict[str, Any] = {"drawstyle": "steps-post", "markersize": 3} if steps else {"markersize": 5}
     if curve.size is not None:
         shape["markersize"] = curve.size
-    if not curve.joined:
-        shape["linestyle"] = "none"
-    axis.plot(curve.x, curve.y, color=colour, marker=marker, label=curve.label, **shape)
+    # past the end of the palette the dashes tell apart what shares a colour
+    shape["linestyle"] = _DASHES[curve.style // len(PALETTE) % len(_DASHES)] if curve.joined else "none"
+    if curve.every > 1:
+        # curves that lie on one another keep their markers apart
+        shape["markevery"] = (curve.style % curve.every, curve.every)
+    axis.plot(curve.x, curve.y, color=colour, marker=marker, label=_literal(curve.label), **shape)
+
+
+def _band(axis: Any, curve: Curve, steps: bool) -> None:
+    if curve.low is not None and curve.high is not None:
+        colour, held = PALETTE[curve.style % len(PALETTE)], "post" if steps else None
+        axis.fill_between(curve.x, curve.low, curve.high, step=held, color=colour, alpha=0.15, linewidth=0)
+
+
+_DASHES = ("-", "--", ":", "-.")
 
 
 def front_figure(
@@ -390,7 +485,7 @@ def _style(salt: str) -> Any:
 
 def _svg(canvas: Any, title: str) -> str:
     text = StringIO()
-    canvas.savefig(text, format="svg", metadata={"Date": None})
+    canvas.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{escape(title, quote=True)}" ', 1)
 
@@ -414,6 +509,13 @@ h2 { font-size: 1.2rem; margin: 2.75rem 0 .25rem; }
 .facts div { border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; }
 .facts b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 .facts span { color: var(--soft); font-size: .85rem; }
+h3 { font-size: 1.02rem; margin: 1.5rem 0 .25rem; }
+details { border: 1px solid var(--line); border-radius: .5rem; margin: .5rem 0; padding: 0 .9rem; }
+details[open] { padding-bottom: .9rem; }
+summary { cursor: pointer; padding: .5rem 0; font-weight: 600; overflow-wrap: anywhere; }
+pre { background: #f6f8fa; border-radius: .5rem; padding: .7rem .9rem; overflow-x: auto; font-size: .84rem; }
+.file { margin: .3rem 0 0; font-size: .8rem; }
+.file a { color: var(--soft); }
 figure { margin: 0; overflow-x: auto; }
 figure svg { max-width: 100%; height: auto; }
 .scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: .5rem; }
