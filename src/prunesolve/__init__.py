@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import bridges as bridges
+    from . import campaigns as campaigns
     from . import formulations as formulations
     from . import problems as problems
     from . import solvers as solvers
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = ("bridges", "formulations", "problems", "solvers")
-_MODULES = {room: f".{room}" for room in _ROOMS} | {"library": ".problems.library"}
+_MODULES = {room: f".{room}" for room in (*_ROOMS, "campaigns")} | {"library": ".problems.library"}
 _NAMES = {
     "pareto": ("trade_off", "TradeOff"),
     "pipeline": (

@@ -27,10 +27,8 @@ def shown_progress() -> Iterator[Watcher]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    line = "{task.description} {task.completed:,.0f} of {task.total:,.0f}"
-    with Progress(
-        TextColumn(line), BarColumn(), TextColumn("{task.fields[rest]}"), console=Console(stderr=True)
-    ) as progress:
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rest]}")
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         yield _Live(progress)
 
 
@@ -61,10 +59,12 @@ class _Live:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("done", total=None, rest="")
+        self._task = progress.add_task("looking for what is left", total=None, rest="")
 
     def update(self, tally: Tally) -> None:
-        self._progress.update(self._task, completed=tally.earlier + tally.done, total=tally.total, rest=told(tally))
+        done = tally.earlier + tally.done
+        counted = f"done {done:,} of {tally.total:,}"
+        self._progress.update(self._task, description=counted, completed=done, total=tally.total, rest=told(tally))
 
     def say(self, sentence: str) -> None:
         self._progress.console.print(sentence, markup=False, highlight=False)

@@ -141,7 +141,7 @@ class Campaign:
 
 def unfolded(source: Source) -> Iterator[Source]:
     """The instances of a source: a text file may hold several."""
-    several = isinstance(source, FileSource) and source.index is None and Path(source.path).suffix not in SUFFIXES
+    several = isinstance(source, FileSource) and source.index is None and Path(source.path).suffix.lower() not in SUFFIXES
     count = instances_in(source.path, format=source.format) if several else 1  # type: ignore[attr-defined]
     if count == 1:
         yield source

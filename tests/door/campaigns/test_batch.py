@@ -294,3 +294,55 @@ def test_a_disk_that_fills_is_waited_for(place):
     assert process.returncode == 0, err
     assert "24 of 24 jobs done" in out
     assert len(journal(place.out)) == len(answers(place.out)) == 24
+
+
+def test_a_table_cut_by_hand_is_written_again(place):
+    place.campaign('"greedy"')
+    place.batch()
+    file = place.out / "results" / "results.parquet"
+    whole = pq.read_table(file).to_pylist()
+    file.write_bytes(file.read_bytes()[:50])
+    assert "0 now" in place.batch().stdout
+    assert pq.read_table(file).to_pylist() == whole
+
+
+def test_solutions_cut_by_hand_are_solved_again_and_said(place):
+    place.campaign('"greedy"')
+    place.batch()
+    before = answers(place.out)
+    file = place.out / "solutions.jsonl"
+    file.write_bytes(file.read_bytes()[:-30])
+    done = place.batch()
+    assert "are cut off" in done.stderr
+    assert "1 solutions are missing; their jobs are done again" in done.stderr
+    assert "1 now" in done.stdout
+    assert answers(place.out) == before
+
+
+def test_a_terminal_shows_progress_and_a_line_for_each_failure(place):
+    import pty
+
+    place.campaign('"greedy"\n"raises"\n"swap-annealing"')
+    mine, theirs = pty.openpty()
+    command = [sys.executable, "-m", "prunesolve.cli", "batch", "campaign.toml", "--out", "out", "--workers", "1"]
+    environment = place.environment | {"COLUMNS": "120", "TERM": "xterm"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, cwd=place.folder)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(mine, 65536)
+        except OSError:
+            # how Linux says that nobody writes any more
+            break
+        if not part:
+            break
+        shown += part
+    os.close(mine)
+    said = process.communicate()[0].decode()
+    text = shown.decode()
+    assert process.returncode == 1, text
+    assert "18 of 18 jobs done" in said
+    assert "of 18" in text
+    assert text.count("ZeroDivisionError: on purpose") == 6
+    assert "running 1, failed" in text

@@ -102,3 +102,36 @@ def test_a_scheduler_that_is_not_there_is_told_and_nothing_begins(place, monkeyp
 def test_workers_of_a_scheduler_are_its_own(place):
     place.campaign('"greedy"')
     assert place.batch("--scheduler", "tcp://127.0.0.1:1", "--workers", 2).returncode == 2
+
+
+def test_the_content_of_an_instance_is_sent_once(tmp_path, monkeypatch):
+    """Dask keeps a task's result on the workers that needed it; what is left to us is to send it as one task."""
+    from prunesolve.campaigns import cluster
+    from prunesolve.campaigns.jobs import Job
+    from prunesolve.campaigns.plan import Contestant, Limits
+    from prunesolve.campaigns.sources import FileSource
+    from prunesolve.problems import generators
+
+    sent = []
+
+    class Future:
+        def __init__(self, key):
+            self.key = key
+
+        def add_done_callback(self, told):
+            pass
+
+    class Client:
+        def submit(self, function, *arguments, key=None, **options):
+            sent.append(function.__name__)
+            return Future(key or f"job-{len(sent)}")
+
+    monkeypatch.setattr(cluster, "_connected", lambda address, count: (Client(), None))
+    workers = cluster.DaskWorkers("tcp://anywhere")
+    for name in ("a", "b"):
+        generators.qubo(5, seed=len(name)).save(tmp_path / f"{name}.npz")
+        source = FileSource(name, path=str(tmp_path / f"{name}.npz"))
+        digest = f"{name}{source.digest(source.content())}"
+        for seed in range(10):
+            workers.submit(Job(source, digest, Contestant("greedy", "greedy", {}, "Greedy()"), seed, 0, Limits(1.0)))
+    assert sent == 2 * ["_content", *10 * ["solved"]]
