@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prunesolve.campaigns import plan, records
+from prunesolve.campaigns import campaign_file, records
 from prunesolve.problems import generators
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "campaigns.md").read_text(encoding="utf-8")
@@ -50,9 +50,12 @@ def run(command, folder):
 
 def test_every_key_is_told():
     table = DOCUMENT[DOCUMENT.index("## What can be said") : DOCUMENT.index("## What a job is")]
-    for key in {*plan._TOP, *plan._OF_FILE, *plan._OF_LIBRARY, "generator", "label"} - {"instance", "solver"}:
+    for key in {*campaign_file._TOP, *campaign_file._OF_FILE, *campaign_file._OF_LIBRARY, "generator", "label"} - {
+        "instance",
+        "solver",
+    }:
         assert f"`{key}`" in table, key
-    for key in set(plan._OF_NETWORK) - {"device", "name"}:
+    for key in set(campaign_file._OF_NETWORK) - {"device", "name"}:
         assert f"`{key}`" in table, key
 
 

@@ -4,7 +4,7 @@ A campaign file says what is solved (`read_campaign`), `run_campaign` solves wha
 `Records` reads the folder, while it runs or afterwards. The command line has it as `batch` and `report`.
 """
 
+from .campaign_file import read_campaign as read_campaign
 from .plan import Campaign as Campaign
-from .plan import read_campaign as read_campaign
 from .records import Records as Records
 from .running import run_campaign as run_campaign

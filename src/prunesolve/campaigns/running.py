@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import platform
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from prunesolve import __version__
 from prunesolve.problems import InvalidProblem, UnsupportedProblem
-from prunesolve.problems._npz import whole_file
 
 from .encoding import encoded
+from .environment import describe
 from .jobs import Job
 from .journal import Journal
 from .plan import Campaign, unfolded
-from .records import CAMPAIGN, DIED, ENVIRONMENT, WITHOUT_RESULT
+from .records import DIED, WITHOUT_RESULT
 from .sources import Source
 
 _TICK = 0.25  # seconds between two looks at the display
 _FULL_WAIT = 5.0  # seconds until a disk that was full is tried again
-_PACKAGES = ("numpy", "scipy", "numba", "dimod", "dwave-samplers", "pymoo", "POT", "torch", "tntorch", "pyarrow")
 
 
 class Workers(Protocol):
@@ -146,7 +139,7 @@ def run_campaign(
     """
     folder = Path(folder)
     with Journal(folder, watcher.say) as journal, _told_to_end():
-        _describe(campaign, folder)
+        describe(campaign, folder)
         networks = encoded(campaign, folder, watcher.say)
         try:
             session = _Session(campaign, (*campaign.sources, *networks), journal, watcher, retry)
@@ -293,44 +286,6 @@ def _compact(journal: Journal, watcher: Watcher) -> None:
         watcher.say(
             f"{journal.folder}: no room for the Parquet table ({error.strerror}); run the campaign again for it"
         )
-
-
-def _describe(campaign: Campaign, folder: Path) -> None:
-    """Put the campaign and what it runs on beside its results."""
-    with whole_file(folder / CAMPAIGN) as file:
-        file.write(campaign.text.encode())
-    with whole_file(folder / ENVIRONMENT) as file:
-        file.write(json.dumps(_environment(campaign), indent=2).encode() + b"\n")
-
-
-def _environment(campaign: Campaign) -> dict[str, Any]:
-    versions = {"prunesolve": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "campaign": campaign.name,
-        "file": str(campaign.path),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.node(),
-        "system": platform.platform(),
-        "cpu": _processor(),
-        "cores": os.cpu_count(),
-        "threads": 1,
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 @contextmanager
