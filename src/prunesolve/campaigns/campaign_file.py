@@ -167,6 +167,11 @@ class _Reader:
             label = self.value(entry, at, "label", str, _label(name, options))
             found.append(Contestant(label, name, options, repr(solver)))
         for i, one in enumerate(found):
+            same = next((other.label for other in found[:i] if other.repr == one.repr), None)
+            if same not in (None, one.label):
+                raise self.wrong(
+                    ("solver", i), "name", f"the same solver as {same!r}; once is enough, or use `repeats`"
+                )
             if one.label in [other.label for other in found[:i]]:
                 raise self.wrong(("solver", i), "name", f"{one.label!r} is there twice; give one a `label` or options")
         return tuple(found)

@@ -61,6 +61,7 @@ def test_what_it_says_is_what_is_run(written):
         ('name = "greedy"', 'name = "gredy"', 8, "did you mean 'greedy'"),
         ('name = "greedy"', 'names = "greedy"', 7, "name: expected text, got nothing"),
         ('name = "swap-annealing"\nthreads = 2', 'name = "greedy"', 11, "'greedy' is there twice"),
+        ('name = "swap-annealing"\nthreads = 2', 'name = "greedy"\nlabel = "g"', 11, "the same solver as 'greedy'"),
         ("seeds = [0, 1]", "seed = [0, 1]", 2, "seed: unknown key 'seed': did you mean 'seeds'"),
         ("seeds = [0, 1]", "seeds = 3", 2, "seeds: expected a list of whole numbers"),
         ("seeds = [0, 1]", "seeds = [0, -1]", 2, "seeds: expected a list of whole numbers"),
