@@ -422,7 +422,7 @@ def report(
 ) -> None:
     """Compare the solvers of a campaign: one HTML page, which needs no network, and its tables as CSV."""
     from prunesolve.campaigns import Records
-    from prunesolve.campaigns.page import write_page
+    from prunesolve.campaigns.reporting import write_page
 
     if out is not None:
         check_file(out, ".html")

@@ -1,0 +1,34 @@
+"""Which solver did better, by how much and how sure that is: statistics over the rows of a campaign."""
+
+from .pairs import Pair as Pair
+from .pairs import pairwise as pairwise
+from .pairs import standings as standings
+from .profiles import Profile as Profile
+from .profiles import cumulative as cumulative
+from .profiles import profile as profile
+from .quality import TIE as TIE
+from .quality import TINY as TINY
+from .quality import Best as Best
+from .quality import best_bound as best_bound
+from .quality import best_known as best_known
+from .quality import gap as gap
+from .quality import gaps as gaps
+from .quality import median_gaps as median_gaps
+from .quality import scale as scale
+from .quantiles import quantile as quantile
+from .rows import Floats as Floats
+from .rows import Row as Row
+from .rows import failed as failed
+from .rows import grouped as grouped
+from .rows import solved as solved
+from .significance import holm as holm
+from .significance import signed_ranks as signed_ranks
+from .summary import Summary as Summary
+from .summary import summaries as summaries
+from .traces import Anytime as Anytime
+from .traces import Descent as Descent
+from .traces import anytime as anytime
+from .traces import axis_of as axis_of
+from .traces import descent as descent
+from .traces import held as held
+from .traces import reached as reached
