@@ -55,7 +55,7 @@ def reconstruct(
     *,
     masks: Mapping[str, Any] | None = None,
     block_steps: int = 120,
-    joint_steps: int = 320,
+    joint_steps: int = 480,
     batch: int = 64,
     lr: tuple[float, float] = (1e-2, 3e-3),
     damping: float = 1e-2,
