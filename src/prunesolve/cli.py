@@ -408,7 +408,8 @@ def batch(
             watcher.say(f"stopped; what has ended is in {out}, and the same command goes on")
             raise
     done = tally.earlier + tally.done
-    say(f"{out}: {done} of {tally.total} jobs done, {tally.done} now, {tally.failed} of them failed")
+    without = f"; {tally.failed} without a result, --retry runs them again" if tally.failed else ""
+    say(f"{out}: {done} of {tally.total} jobs done, {tally.done} now{without}")
     if tally.failed:
         raise typer.Exit(INFEASIBLE)
 

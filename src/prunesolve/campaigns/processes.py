@@ -105,7 +105,9 @@ class Worker:
     def close(self) -> None:
         """End the process, in the middle of a job or not."""
         if self._process is not None:
-            self._process.kill()
+            # with what the solver may have started; the process leads a group of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             for pipe in self._pipes:
                 # what was not read any more need not be

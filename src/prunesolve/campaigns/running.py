@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,11 +76,9 @@ class Tally:
     total : int
         Jobs, as far as files have been looked into.
     earlier, done, failed, running : int
-        Done in earlier sessions, in this one, of these without a result, and in flight.
+        Done in earlier sessions, in this one, without a result of all these, and in flight.
     seconds : float
         Since this session began.
-    statuses : Counter
-        Of this session's jobs.
     """
 
     total: int
@@ -90,7 +87,6 @@ class Tally:
     failed: int = 0
     running: int = 0
     seconds: float = 0.0
-    statuses: Counter[str] = field(default_factory=Counter)
 
     @property
     def left(self) -> int:
@@ -227,7 +223,6 @@ class _Session:
 
     def count(self, row: dict[str, Any]) -> None:
         self.tally.done += 1
-        self.tally.statuses[row["status"]] += 1
         if row["status"] in WITHOUT_RESULT:
             self.tally.failed += 1
             self.watcher.say(
@@ -253,6 +248,7 @@ class _Session:
                     self.forget(replace(job, digest=source.unread), job)
                     if job.id in self.over:
                         self.tally.earlier += 1
+                        self.tally.failed += self.journal.statuses[job.id] in WITHOUT_RESULT
                     else:
                         yield job
 

@@ -100,7 +100,8 @@ def _end_with(parent: int) -> None:
     def look() -> None:
         while os.getppid() == parent:
             time.sleep(_LOOK_FOR_PARENT)
-        os._exit(1)
+        # the group is our own, with what a solver may have started
+        os.killpg(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=look, daemon=True).start()
 

@@ -64,6 +64,19 @@ class Exits(Solver):
 
 
 @dataclass(frozen=True)
+class Spawns(Solver):
+    name: ClassVar[str] = "spawns"
+
+    def _search(self, problem, run):
+        import subprocess, sys
+        from pathlib import Path
+
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path("child.pid").write_text(str(child.pid))
+        time.sleep(600)
+
+
+@dataclass(frozen=True)
 class Talks(Solver):
     name: ClassVar[str] = "talks"
 
@@ -73,7 +86,7 @@ class Talks(Solver):
         x[: problem.k or 0] = True
         run.offer(x)
 """
-NAMES = {"raises": "Raises", "sleeps": "Sleeps", "eats": "Eats", "exits": "Exits", "talks": "Talks"}
+NAMES = {"raises": "Raises", "sleeps": "Sleeps", "eats": "Eats", "exits": "Exits", "talks": "Talks", "spawns": "Spawns"}
 
 
 class Place:

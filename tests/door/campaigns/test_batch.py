@@ -178,12 +178,23 @@ def test_solvers_that_misbehave_are_rows_and_the_others_go_on(place):
     assert "this is no JSON" in (place.out / "workers.log").read_text()
 
 
+def test_what_a_killed_solver_had_started_ends_with_it(place):
+    import psutil
+
+    place.campaign('"spawns"', "evaluation_limit = 300\nkill_after = 2.0", "div20.npz")
+    assert place.batch().returncode == 1
+    child = int((place.folder / "child.pid").read_text())
+    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, seconds=10)
+
+
 def test_failed_jobs_are_run_again_on_request_only(place, code):
     place.campaign('"raises"\n"greedy"')
     place.batch()
-    assert "0 now" in place.batch().stdout
+    once_more = place.batch()
+    assert once_more.returncode == 1
+    assert "0 now; 6 without a result, --retry runs them again" in once_more.stdout
     again = place.batch("--retry")
-    assert "6 now, 6 of them failed" in again.stdout
+    assert "6 now; 6 without a result" in again.stdout
     assert len(journal(place.out)) == 18
     assert pq.read_table(place.out / "results").num_rows == len(Records.load(place.out).rows) == 12
 
