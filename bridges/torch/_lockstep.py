@@ -22,8 +22,9 @@ from .batchnorm import BATCH_NORMS
 from .data import Batches, Inputs, call
 from .refit import _ADDITIONS, _is_as_made, _Layer, _other_term, _Watch
 
-# bytes of activations that may rest at a time; beyond it every layer takes passes of its own
-_RESTING = 3 * 2**30
+# bytes of activations that may rest at a time, or that share of free memory where it is more; beyond it every layer
+# takes passes of its own
+_RESTING, _FREE = 3 * 2**30, 0.5
 
 
 class Stop(NamedTuple):
@@ -52,7 +53,7 @@ class Lockstep:
 
     def __init__(self, dense: nn.Module, changed: nn.Module, batches: Batches, layers: Sequence[_Layer]) -> None:
         self.dense, self.changed, self.batches = dense, changed, batches
-        self.together = all(layer.calls == 1 for layer in layers) and _resting(dense, batches) <= _RESTING
+        self.together = all(layer.calls == 1 for layer in layers) and _resting(dense, batches) <= _room()
         self.walks: list[tuple[_Walk, _Walk]] = []
         if self.together:
             here = threading.local()
@@ -87,6 +88,12 @@ class Lockstep:
             wanted, given = _Watch(self.dense, layer).run(inputs), _Watch(self.changed, layer).run(inputs)
             for x, y in zip(given.inputs, wanted.outputs, strict=True):
                 yield Stop(x, y, wanted.shortcut, given.shortcut)
+
+
+def _room() -> float:
+    import psutil
+
+    return max(_RESTING, _FREE * psutil.virtual_memory().available)
 
 
 def _resting(model: nn.Module, batches: Batches) -> float:

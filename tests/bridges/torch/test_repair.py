@@ -355,7 +355,7 @@ def test_batches_and_the_memory_for_them_make_no_difference(name, net_name, monk
     pruned = sparse(net, 0.3)[0]
     whole = repaired(net, pruned, x, name)
     parts = repaired(net, pruned, list(x.split([5, 4, 3])), name)
-    monkeypatch.setattr(_lockstep, "_RESTING", 0)
+    monkeypatch.setattr(_lockstep, "_room", lambda: 0)
     anew = repaired(net, pruned, list(x.split([6, 6])), name)
     torch.testing.assert_close(parts(x), whole(x))
     torch.testing.assert_close(anew(x), whole(x))

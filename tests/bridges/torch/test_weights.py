@@ -69,7 +69,7 @@ def test_the_refit_brings_the_answer_nearer_to_the_dense_networks(name):
 def test_passes_that_rest_and_passes_anew_come_to_the_same(name, monkeypatch):
     net, data = case(name)
     together = prune_weights(net, data, keep=0.4, solver="magnitude")
-    monkeypatch.setattr(_lockstep, "_RESTING", -1)
+    monkeypatch.setattr(_lockstep, "_room", lambda: -1)
     anew = prune_weights(net, data, keep=0.4, solver="magnitude")
     for (key, one), other in zip(together.model.state_dict().items(), anew.model.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, msg=key)
