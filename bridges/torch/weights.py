@@ -33,7 +33,7 @@ from ._forward import evaluating
 from ._lockstep import Lockstep, Stop
 from ._weight_levels import level_errors
 from ._weight_moments import Moments, keeps_mean, target_of, write_intercept
-from .allocation import keep_counts, level_counts
+from .allocation import RULES, keep_counts, level_counts
 from .data import Batches
 from .evaluate import Loss, placed
 from .masks import Masks
@@ -272,6 +272,8 @@ def _counts(
     weights = {path: model.get_parameter(f"{path}.weight").detach() for path in chosen}
     if isinstance(allocation, Mapping):
         return _given_counts(weights, allocation), "given"
+    if allocation not in (known := ("auto", *RULES, LEVELS)):
+        raise unknown("allocation", str(allocation), known)
     rule = ALLOCATION if allocation == "auto" else allocation
     total = weights_to_keep(keep, sum(w.numel() for w in weights.values()))
     # levels are measured around the counts of one magnitude for all

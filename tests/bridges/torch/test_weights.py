@@ -272,3 +272,10 @@ def test_a_network_without_layers_is_refused():
 
 def test_patterns():
     assert n_of_m("1:8") == (1, 8)
+
+
+def test_an_unknown_allocation_is_told_with_all_that_there_are():
+    with pytest.raises(InvalidProblem, match="did you mean 'level-choice'.*auto, erk, global, lamp, level-choice"):
+        prune_weights(
+            torch.nn.Sequential(torch.nn.Linear(4, 4)), torch.randn(8, 4), keep=0.5, allocation="level-choise"
+        )
