@@ -13,7 +13,19 @@ from typing import Any
 from prunesolve.problems import InvalidProblem
 from prunesolve.problems._npz import whole_file
 
-from .records import ABOUT, CAMPAIGN, COLUMNS, JOURNAL, RESULTS, SOLUTIONS, WITHDRAWN, at_of, lines_of
+from .records import (
+    ABOUT,
+    CAMPAIGN,
+    COLUMNS,
+    JOURNAL,
+    RESULTS,
+    SOLUTIONS,
+    WITHDRAWN,
+    WITHOUT_RESULT,
+    at_of,
+    lines_of,
+    place_of,
+)
 
 _BATCH = 1_000  # rows of a Parquet file that are in memory at a time
 
@@ -50,6 +62,7 @@ class Journal:
             self._lock = opened.enter_context(_locked(folder))
             self._solutions = opened.enter_context(_Appended(folder / SOLUTIONS, warn))
             self._lines = opened.enter_context(_Appended(folder / JOURNAL, warn))
+            self._failures: dict[tuple[Any, ...], str] = {}
             self.statuses = self._finished()
             if not (folder / ABOUT).exists():
                 (folder / ABOUT).write_text(_ABOUT, encoding="utf-8")
@@ -76,6 +89,7 @@ class Journal:
                 whole = at is None or sum(at) <= self._solutions.size
                 (lost.discard if whole else lost.add)(job)
                 found[job] = line.told["status"]
+                self._note(line.told)
                 if found[job] == WITHDRAWN:
                     del found[job]
         if damaged:
@@ -97,15 +111,15 @@ class Journal:
         OSError
             If the disk does not take them; the files are as they were.
         """
-        solutions, lines, statuses = b"", b"", {}
+        solutions, lines, rows = b"", b"", []
         for row, told in outcomes:
+            rows.append(row)
             kept = dict(row)
             if told is not None:
                 text = _line({"job": row["job"]} | dict(told))
                 kept["at"] = [self._solutions.size + len(solutions), len(text)]
                 solutions += text
-            lines += _line(kept)
-            statuses[row["job"]] = row["status"]
+            lines += _line(kept) + _withdrawal(self._superseded(row))
         size = self._solutions.size
         self._solutions.append(solutions)
         try:
@@ -113,12 +127,32 @@ class Journal:
         except OSError:
             self._solutions.cut(size)
             raise
-        self.statuses |= statuses
+        for row in rows:
+            self._forget(row)
+            self.statuses[row["job"]] = row["status"]
+            self._note(row)
 
-    def withdraw(self, job: str) -> None:
-        """Take a job's row back; the line that said it stays."""
-        self._lines.append(_line({"job": job, "status": WITHDRAWN}))
-        del self.statuses[job]
+    def supersede(self, row: Mapping[str, Any]) -> None:
+        """Take back the row without a result that another job left in the place of this one."""
+        if self._superseded(row) is not None:
+            self._lines.append(_withdrawal(self._superseded(row)))
+            self._forget(row)
+
+    def _superseded(self, row: Mapping[str, Any]) -> str | None:
+        job = self._failures.get(place_of(row))
+        return None if job == row["job"] else job
+
+    def _forget(self, row: Mapping[str, Any]) -> None:
+        """The job without a result in the place of this one, as its line was taken back."""
+        if self._superseded(row) is not None:
+            self.statuses.pop(self._failures.pop(place_of(row)), None)
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        """Remember what has no result, by its place in the campaign."""
+        if row["status"] in WITHOUT_RESULT:
+            self._failures[place_of(row)] = row["job"]
+        elif self._failures.get(place_of(row)) == row["job"]:
+            del self._failures[place_of(row)]
 
     def compact(self) -> Path:
         """Write the table of all rows, whole or not at all; returns its path."""
@@ -202,6 +236,10 @@ def _whole_lines(path: Path) -> int:
 
 def _line(told: Mapping[str, Any]) -> bytes:
     return json.dumps(told, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _withdrawal(job: str | None) -> bytes:
+    return b"" if job is None else _line({"job": job, "status": WITHDRAWN})
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ CAMPAIGN, ENVIRONMENT, ABOUT = "campaign.toml", "environment.json", "README.txt"
 # statuses of jobs that brought no result; those of the others are names of `solvers.Status`
 FAILED, TIMED_OUT, OUT_OF_MEMORY, DIED = "FAILED", "TIMED_OUT", "OUT_OF_MEMORY", "DIED"
 WITHOUT_RESULT = (FAILED, TIMED_OUT, OUT_OF_MEMORY, DIED)
-WITHDRAWN = "WITHDRAWN"  # of a job that is none any more: its instance could not be read then, and can now
+WITHDRAWN = "WITHDRAWN"  # of a job without a result in whose place another stands, as its instance was mended since
 
 # column: kind, in the order in which they are shown
 COLUMNS: dict[str, type] = {
@@ -80,6 +80,14 @@ def _object(text: bytes) -> dict[str, Any] | None:
 
 def _is_row(told: Mapping[str, Any]) -> bool:
     return isinstance(told.get("job"), str) and isinstance(told.get("status"), str)
+
+
+def place_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a job is to the campaign, whatever the content of its instance was then."""
+    return tuple(row.get(key) for key in _PLACE)
+
+
+_PLACE = ("instance", "solver_repr", "seed", "repeat", "time_limit", "evaluation_limit")
 
 
 def at_of(row: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -245,17 +245,12 @@ class _Session:
                     continue
                 for contestant, seed, repeat in self.campaign.runs():
                     job = Job(instance, digest, contestant, seed, repeat, self.campaign.limits)
-                    self.forget(replace(job, digest=source.unread), job)
                     if job.id in self.over:
+                        self.journal.supersede(job.row({}))
                         self.tally.earlier += 1
                         self.tally.failed += self.journal.statuses[job.id] in WITHOUT_RESULT
                     else:
                         yield job
-
-    def forget(self, unread: Job, job: Job) -> None:
-        """Take back the row that says an instance could not be read, now that it can."""
-        if unread.id in self.journal.statuses and unread.id != job.id:
-            self.journal.withdraw(unread.id)
 
     def instances(self, source: Source) -> Iterator[tuple[Source, str]]:
         """The instances of a source and their digests; one that cannot be read fails in its jobs, not here."""

@@ -13,6 +13,7 @@ import pytest
 
 from prunesolve import solvers
 from prunesolve.campaigns import Records
+from prunesolve.problems import generators
 from prunesolve.problems.readers import read
 
 from .conftest import answers, journal, until
@@ -208,6 +209,12 @@ def test_an_instance_that_cannot_be_read_fails_alone_and_is_solved_once_it_can(p
     assert "truncated" in rows["broken.npz", 0]["reason"]
     assert {key for key, row in rows.items() if row["status"] == "FAILED"} == {("broken.npz", 0), ("broken.npz", 1)}
     assert len(rows) == 8
+    generators.max_diversity(25, 6, seed=9).save(place.folder / "broken.npz")
+    mended = place.batch()
+    assert mended.returncode == 0
+    assert "8 of 8 jobs done, 2 now" in mended.stdout
+    assert [row["status"] for row in Records.load(place.out).rows] == 8 * ["FINISHED"]
+    assert pq.read_table(place.out / "results").num_rows == 8
 
 
 def test_a_file_that_was_away_is_solved_when_it_is_back_and_its_failure_forgotten(place):

@@ -78,11 +78,12 @@ def test_the_last_row_of_a_job_counts(tmp_path):
     filled(tmp_path, JOBS)
     with Journal(tmp_path, print) as journal:
         journal.add([(row("a1", "FAILED", reason="no"), None)])
-        journal.withdraw("b22")
+        journal.add([(row("b22", "DIED", seed=7), None)])
+        journal.add([(row("mended", seed=7), told("mended"))])
         journal.compact()
     rows = {r["job"]: r for r in Records.load(tmp_path).rows}
     assert rows["a1"]["status"] == "FAILED"
-    assert list(rows) == ["a1", "c333", "d4444"]
+    assert list(rows) == ["a1", "c333", "d4444", "mended"]
     assert Records.load(tmp_path).told("a1") is None
     table = {r["job"]: r["status"] for r in pq.read_table(tmp_path / "results").to_pylist()}
     assert table == {job: r["status"] for job, r in rows.items()}
