@@ -92,6 +92,7 @@ class Journal:
                 self._note(line.told)
                 if found[job] == WITHDRAWN:
                     del found[job]
+                    self._failures = {place: failed for place, failed in self._failures.items() if failed != job}
         if damaged:
             self._warn(f"{self.folder / JOURNAL}: {damaged} lines are damaged and left out; their jobs are done again")
         if lost:

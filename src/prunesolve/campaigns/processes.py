@@ -53,7 +53,7 @@ class Worker:
 
     def begin(self, told: Mapping[str, Any]) -> None:
         """Hand over a job, as `Job.told` says it."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self._process.poll() is not None or self._full(told["memory_limit"]):
             self._start()
         self._job, self._began, self._peak, self._heard = told, time.monotonic(), 0.0, b""
         self.digest = told["digest"]
@@ -129,6 +129,10 @@ class Worker:
                 start_new_session=True,
             )
 
+    def _full(self, limit: float | None) -> bool:
+        """Whether earlier jobs left so much in memory that the next would answer for it."""
+        return limit is not None and self._process is not None and _resident_mib(self._process.pid) > limit / 2**21
+
     @property
     def _running(self) -> tuple[subprocess.Popen[bytes], Mapping[str, Any]]:
         if self._process is None or self._job is None:
@@ -144,9 +148,14 @@ class Worker:
         return process.stdin, process.stdout
 
     def _gone(self) -> dict[str, Any]:
-        code = self._running[0].wait()
-        said = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return self._killed(DIED, f"the worker process ended with {said}")
+        # a solver may have closed the pipe and live on
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._running[0].wait(_LOOK)
+        code = self._running[0].returncode
+        said = "closed its pipe" if code is None else f"ended with exit code {code}"
+        if code is not None and code < 0:
+            said = f"ended with signal {signal.Signals(-code).name}"
+        return self._killed(DIED, f"the worker process {said}")
 
     def _killed(self, status: str, reason: str) -> dict[str, Any]:
         row = {"status": status, "reason": reason, "wall_seconds": time.monotonic() - self._began}

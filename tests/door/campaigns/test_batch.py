@@ -215,6 +215,9 @@ def test_an_instance_that_cannot_be_read_fails_alone_and_is_solved_once_it_can(p
     assert "8 of 8 jobs done, 2 now" in mended.stdout
     assert [row["status"] for row in Records.load(place.out).rows] == 8 * ["FINISHED"]
     assert pq.read_table(place.out / "results").num_rows == 8
+    lines = journal(place.out)
+    assert "0 now" in place.batch().stdout
+    assert journal(place.out) == lines
 
 
 def test_a_file_that_was_away_is_solved_when_it_is_back_and_its_failure_forgotten(place):
