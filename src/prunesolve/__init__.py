@@ -15,27 +15,11 @@ if TYPE_CHECKING:
     from . import formulations as formulations
     from . import problems as problems
     from . import solvers as solvers
+    from .loading import load as load
     from .pareto import TradeOff as TradeOff
     from .pareto import trade_off as trade_off
-    from .pipeline import apply_masks as apply_masks
-    from .pipeline import evaluator as evaluator
-    from .pipeline import find_branches as find_branches
-    from .pipeline import find_groups as find_groups
-    from .pipeline import fuse as fuse
-    from .pipeline import load as load
-    from .pipeline import masks as masks
-    from .pipeline import measure as measure
-    from .pipeline import merge as merge
     from .pipeline import prune as prune
     from .pipeline import prune_and_tune as prune_and_tune
-    from .pipeline import recalibrate_batchnorm as recalibrate_batchnorm
-    from .pipeline import refit as refit
-    from .pipeline import remove_branches as remove_branches
-    from .pipeline import select as select
-    from .pipeline import shrink as shrink
-    from .pipeline import solve as solve
-    from .pipeline import tune as tune
-    from .pipeline import verify as verify
     from .problems import BinaryQuadratic as BinaryQuadratic
     from .problems import BlackBox as BlackBox
     from .problems import Blocks as Blocks
@@ -68,34 +52,31 @@ if TYPE_CHECKING:
     from .solvers import Result as Result
     from .solvers import Solver as Solver
     from .solvers import Status as Status
+    from .solving import select as select
+    from .solving import solve as solve
+    from .torch_door import apply_masks as apply_masks
+    from .torch_door import evaluator as evaluator
+    from .torch_door import find_branches as find_branches
+    from .torch_door import find_groups as find_groups
+    from .torch_door import fuse as fuse
+    from .torch_door import masks as masks
+    from .torch_door import measure as measure
+    from .torch_door import merge as merge
+    from .torch_door import recalibrate_batchnorm as recalibrate_batchnorm
+    from .torch_door import refit as refit
+    from .torch_door import remove_branches as remove_branches
+    from .torch_door import shrink as shrink
+    from .torch_door import tune as tune
+    from .torch_door import verify as verify
 
 __version__ = "0.1.0"
 
 _ROOMS = ("bridges", "formulations", "problems", "solvers")
 _MODULES = {room: f".{room}" for room in (*_ROOMS, "campaigns")} | {"library": ".problems.library"}
 _NAMES = {
+    "loading": ("load",),
     "pareto": ("trade_off", "TradeOff"),
-    "pipeline": (
-        "prune",
-        "prune_and_tune",
-        "measure",
-        "merge",
-        "find_groups",
-        "find_branches",
-        "fuse",
-        "remove_branches",
-        "solve",
-        "select",
-        "masks",
-        "apply_masks",
-        "shrink",
-        "verify",
-        "evaluator",
-        "tune",
-        "refit",
-        "recalibrate_batchnorm",
-        "load",
-    ),
+    "pipeline": ("prune", "prune_and_tune"),
     "problems": (
         "BinaryQuadratic",
         "BlackBox",
@@ -126,6 +107,23 @@ _NAMES = {
         "UnsupportedProblem",
     ),
     "solvers": ("Front", "Result", "Solver", "Status"),
+    "solving": ("select", "solve"),
+    "torch_door": (
+        "measure",
+        "find_groups",
+        "find_branches",
+        "remove_branches",
+        "masks",
+        "apply_masks",
+        "shrink",
+        "verify",
+        "evaluator",
+        "tune",
+        "refit",
+        "recalibrate_batchnorm",
+        "fuse",
+        "merge",
+    ),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -10,7 +10,6 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from prunesolve.pipeline import units_of_levels
 from prunesolve.problems import (
     BinaryQuadratic,
     Clustering,
@@ -21,6 +20,7 @@ from prunesolve.problems import (
     SparseRegression,
     SubsetRegression,
 )
+from prunesolve.result_files import units_of_levels
 from prunesolve.solvers import Front, Result, _plans
 from prunesolve.solvers._front import hypervolume, knee, nondominated
 from prunesolve.solvers._tolerance import tolerance, typical_bias

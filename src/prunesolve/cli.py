@@ -7,25 +7,51 @@ incumbent printed.
 
 from __future__ import annotations
 
-import ast
 import atexit
-import enum
 import gc
-import importlib
-import importlib.util
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from prunesolve._startup import NoBlasForNumba, plain_arguments
+from prunesolve.arguments import (
+    Data,
+    Decide,
+    Device,
+    FileFormat,
+    Form,
+    FormulationName,
+    Keep,
+    Layers,
+    Macs,
+    Model,
+    Params,
+    Refit,
+    Seed,
+    SolverName,
+    Task,
+    TimeLimit,
+    amount,
+    check_file,
+    check_folder,
+    load_data,
+    load_model,
+    options,
+    read_object,
+    read_result,
+    read_solution,
+    split,
+    threads_of,
+    told_in,
+)
 from prunesolve.instances import LIBRARY, existing, existing_instance, keeping, read_instance
-from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem, unknown
+from prunesolve.printing import describe, known_of, notice, say, summary
+from prunesolve.problems import InvalidProblem, SolverFailed, UnsupportedProblem
 
 app = typer.Typer(
     name="prunesolve",
@@ -37,52 +63,6 @@ app = typer.Typer(
 )
 
 INFEASIBLE, REFUTED, BAD_INPUT, INTERRUPTED = 1, 1, 2, 130
-PLAN_ROWS = 20
-
-
-class Task(enum.StrEnum):
-    """What the demo prunes."""
-
-    classify = "classify"
-    denoise = "denoise"
-
-
-class Refit(enum.StrEnum):
-    """How the weights that stay are adapted after the removal."""
-
-    none = "none"
-    least_squares = "least-squares"
-    reconstruct = "reconstruct"
-
-
-class Form(enum.StrEnum):
-    """In whose form results are written."""
-
-    qoblib = "qoblib"
-    sampleset = "sampleset"
-    results = "results"
-
-
-class Decide(enum.StrEnum):
-    """What a point of a front says."""
-
-    units = "units"
-    levels = "levels"
-    both = "both"
-
-
-Model = Annotated[str, typer.Argument(metavar="MODULE:FACTORY", help="A callable that returns the trained model.")]
-Data = Annotated[Path, typer.Option("--data", help="`.npz` with the keys inputs and targets.")]
-Keep = Annotated[str | None, typer.Option("--keep", help="Units kept: 0.5 is a fraction, 64 a count.")]
-Params = Annotated[str | None, typer.Option("--params", help="Parameters kept: 0.5 is a fraction, 10000 a count.")]
-Macs = Annotated[str | None, typer.Option("--macs", help="Multiply-adds kept: 0.5 is a fraction, 10000 a count.")]
-Layers = Annotated[str | None, typer.Option("--layers", help="Comma-separated layers whose outputs may go.")]
-FormulationName = Annotated[str, typer.Option("--formulation", help="See `prunesolve formulations`.")]
-SolverName = Annotated[str, typer.Option("--solver", help="See `prunesolve solvers`.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the run.")]
-TimeLimit = Annotated[float | None, typer.Option("--time-limit", help="Seconds.")]
-FileFormat = Annotated[str, typer.Option("--format", help="auto, mdplib, beasley, qkp or coo.")]
-Device = Annotated[str | None, typer.Option("--device", help="torch device, such as cuda.")]
 
 
 @app.command()
@@ -254,7 +234,7 @@ def solve(
 ) -> None:
     """Solve an instance file and print the best selection found."""
     from prunesolve import solvers
-    from prunesolve.pipeline import told_of
+    from prunesolve.result_files import told_of, write_json
 
     if out is not None:
         check_file(out, ".json")
@@ -279,7 +259,7 @@ def apply(
     index: Annotated[int | None, typer.Option("--index", help="Point of a front; default its knee.")] = None,
 ) -> None:
     """Apply a result to the model: masks.safetensors and the smaller model, which loads without prunesolve."""
-    from prunesolve.pipeline import apply_result
+    from prunesolve.applying import apply_result
 
     check_folder(out)
     told = read_object(result)
@@ -327,7 +307,7 @@ def info(
     if file.startswith(LIBRARY):
         say(describe(read_instance(file)) + "\n" + known_of(file.removeprefix(LIBRARY)))
         return
-    from prunesolve.pipeline import load
+    from prunesolve.loading import load
     from prunesolve.problems.readers import SUFFIXES, instances_in, split_index
 
     path, index = split_index(file)
@@ -480,358 +460,6 @@ def explain(
     chosen = best_told(problem, told) if results[0].is_dir() else told[0]
     explained = explain_result(problem, chosen, [other for other in told if other is not chosen], most=most)
     say(explained.to_json() if as_json else str(explained))
-
-
-def told_in(paths: list[Path], problem: Any) -> list[dict[str, Any]]:
-    """What result files tell, and of campaigns the results of the problem."""
-    from prunesolve.campaigns import Records
-
-    found: list[dict[str, Any]] = []
-    for path in paths:
-        if not path.is_dir():
-            read_result(path)
-            found.append(read_object(path))
-            continue
-        records = Records.load(path)
-        jobs = [row["job"] for row in records.rows if row["instance_hash"] == problem.hash]
-        if not jobs:
-            raise InvalidProblem(f"{path}: expected results of instance {problem.hash}, the campaign has none")
-        found += [told for told in map(records.told, jobs) if told is not None]
-    return found
-
-
-def amount(flag: str, text: str | None) -> int | float | None:
-    """A budget from its text: with a point a fraction, without one a count."""
-    if text is None:
-        return None
-    try:
-        return float(text) if "." in text or "e" in text.lower() else int(text)
-    except ValueError:
-        raise InvalidProblem(f"{flag}: expected a fraction such as 0.5 or a count such as 64, got {text!r}") from None
-
-
-def known_of(name: str) -> str:
-    """What is known of a library instance, in a few lines."""
-    from prunesolve.problems import library
-
-    facts = library.about(name)
-    shown = {"from": facts["provenance"], "by": facts["formulation"], "budget": facts["budget"]}
-    shown["best known"] = f"{facts['best_known']:.12g}{' (proved optimal)' if facts['proved'] else ''}"
-    shown["bound"] = f"{facts['bound']:.12g}"
-    return "\n".join(f"  {word:<12}{value}" for word, value in shown.items())
-
-
-def threads_of(solver: str, threads: int | None) -> dict[str, int]:
-    """The option `threads`, for a solver that has it; the others use one."""
-    from prunesolve import solvers
-
-    if threads is None:
-        return {}
-    if threads < 1:
-        raise InvalidProblem(f"--threads: expected at least 1, got {threads}")
-    if "threads" in solvers.solver_class(solver).options():
-        return {"threads": threads}
-    if threads > 1:
-        notice(f"prunesolve: {solver} uses one thread")
-    return {}
-
-
-def split(names: str | None) -> list[str] | None:
-    """A comma-separated list."""
-    return None if names is None else [name.strip() for name in names.split(",") if name.strip()]
-
-
-def options(pairs: list[str] | None) -> dict[str, Any]:
-    """Options from k=v texts; values are Python literals, anything else is a string."""
-    found = {}
-    for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise InvalidProblem(f"--option: expected k=v, got {pair!r}")
-        try:
-            found[key.replace("-", "_")] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[key.replace("-", "_")] = value
-    return found
-
-
-def check_file(path: Path, suffix: str) -> None:
-    """Refuse a file that could not be written or read back, before the work and not after it."""
-    if path.suffix != suffix:
-        raise InvalidProblem(f"{path}: expected the name of a {suffix} file to write")
-    if path.is_dir():
-        raise InvalidProblem(f"{path}: expected a file to write, got a folder")
-    check_folder(path.parent)
-
-
-def check_folder(path: Path) -> None:
-    """Refuse a folder that could not be written into; it need not exist yet."""
-    there = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    if not there.is_dir():
-        raise InvalidProblem(f"{path}: expected a folder to write into, but {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InvalidProblem(f"{path}: expected a folder to write into, but {there} is not writable")
-
-
-def load_data(path: Path) -> Any:
-    """The batches in an `.npz` of inputs and targets."""
-    from prunesolve.bridges.torch.data import Batches
-
-    return Batches.from_npz(existing(path))
-
-
-def load_model(reference: str) -> Any:
-    """The model that MODULE:FACTORY or FILE.py:FACTORY returns; the current folder is importable."""
-    import torch
-
-    module_name, colon, factory_name = reference.rpartition(":")
-    if not colon or not module_name or not factory_name:
-        raise InvalidProblem(f"model: expected MODULE:FACTORY or FILE.py:FACTORY, got {reference!r}")
-    module = _module(module_name)
-    if not hasattr(module, factory_name):
-        callables = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise unknown(f"factory in {module_name}", factory_name, callables)
-    factory = getattr(module, factory_name)
-    try:
-        model = factory if isinstance(factory, torch.nn.Module) else factory()
-    except Exception as error:
-        raise InvalidProblem(f"{reference}: the factory raised {type(error).__name__}: {error}") from error
-    if not isinstance(model, torch.nn.Module):
-        raise InvalidProblem(f"{reference}: expected a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def _module(name: str) -> Any:
-    try:
-        return _module_in_file(existing(name)) if name.endswith(".py") else _module_named(name)
-    except InvalidProblem:
-        raise
-    except Exception as error:
-        raise InvalidProblem(f"{name}: importing it raised {type(error).__name__}: {error}") from error
-
-
-def _module_in_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InvalidProblem(f"{path}: cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    # torch.export and pickling look a class up by its module's name
-    sys.modules.setdefault(path.stem, module)
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        if sys.modules.get(path.stem) is module:
-            del sys.modules[path.stem]
-        raise
-    return module
-
-
-def _module_named(name: str) -> Any:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # what the module itself misses is another matter
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise unknown("module", name, [p.stem for p in Path.cwd().glob("*.py")]) from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        told = json.loads(existing(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InvalidProblem(f"{path}: expected the JSON that `solve --out` writes ({error})") from None
-    if not isinstance(told, dict):
-        raise InvalidProblem(f"{path}: expected a JSON object, got {type(told).__name__}")
-    return told
-
-
-def read_result(path: Path) -> Any:
-    """The result in a file."""
-    from prunesolve.solvers import Result
-
-    text = json.dumps(read_object(path))
-    try:
-        return Result.from_json(text)
-    except InvalidProblem as error:
-        raise InvalidProblem(f"{path}: {error}") from None
-
-
-def read_solution(path: Path) -> Any:
-    """The solution in a result file."""
-    solution = read_result(path).solution
-    if solution is None:
-        raise InvalidProblem(f"{path}: expected a result with a solution to start from, got one without")
-    return solution
-
-
-def write_json(path: Path, told: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all."""
-    from prunesolve.problems._npz import whole_file
-
-    with whole_file(path) as file:
-        file.write(json.dumps(told, allow_nan=False).encode())
-
-
-def summary(told: Mapping[str, Any]) -> str:
-    """A result in a few lines."""
-    lines = [f"{'instance':<12}{told['instance']}  ({told['instance_hash']})", f"{'solver':<12}{told['solver']}"]
-    if "picked" in told["details"]:
-        lines.append(f"{'picked':<12}{told['details']['picked']}")
-    lines.append(f"{'status':<12}{told['status']}")
-    if told["objective"] is not None:
-        native = "" if told["sense"] == "minimise" else f"  ({told['native_objective']:.12g} maximised)"
-        lines.append(f"{'objective':<12}{told['objective']:.12g}{native}")
-    if told["bound"] is not None:
-        gap = "" if told["gap"] is None else f"  (gap {100 * told['gap']:.4g} %)"
-        lines.append(f"{'bound':<12}{told['bound']:.12g}{gap}")
-    lines.append(f"{'feasible':<12}{'yes' if told['feasible'] else 'no'}")
-    lines += list(_front_lines(told)) if "front" in told else []
-    if told["kept"] is not None:
-        lines.append(f"{'kept':<12}{told['kept']} of {told['n']}")
-    lines.append(f"{'seconds':<12}{told['seconds']:.3f}  (seed {told['seed']}, {told['evaluations']} evaluations)")
-    for layer, channels in (told["kept_units"] or {}).items():
-        lines.append(f"  {layer}: {' '.join(map(str, channels)) or 'none'}")
-    if isinstance(told["solution"], Mapping):
-        lines += list(_plan_lines(told))
-    elif told["kept_units"] is None and told["solution"] is not None:
-        lines.append(f"{'solution':<12}{' '.join(map(str, told['solution']))}")
-    return "\n".join(lines)
-
-
-def _plan_lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """The first rows of a transport plan."""
-    rows, details = told["solution"]["plan"], told["details"]
-    yield f"{'carried':<12}{details['mass_carried']:.12g} of {details['mass_asked']:.12g}, {len(rows)} entries"
-    for i, j, mass in rows[:PLAN_ROWS]:
-        yield f"  {i} -> {j}  {mass:.6g}"
-    if len(rows) > PLAN_ROWS:
-        yield f"  and {len(rows) - PLAN_ROWS} more; --json tells them all"
-
-
-def _front_lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """The points of a front, or what came nearest to one."""
-    front, knee = told["front"], told["front"]["knee"]
-    names = ", ".join(front["names"])
-    if not front["objectives"]:
-        nearest = told["details"].get("least_violated")
-        yield f"{'front':<12}no point within the limits"
-        if nearest is not None:
-            yield f"{'nearest':<12}{', '.join(f'{v:.6g}' for v in nearest['objectives'])}  ({names})"
-        return
-    if front["hypervolume"] is None:
-        (least, dearest), (most, cheapest) = front["objectives"][0], front["objectives"][-1]
-        yield f"{'front':<12}{len(front['objectives'])} points of {names}, {told['details']['front']}"
-        yield f"  from {least:.6g}, {dearest:.6g}, shown below, to {most:.6g}, {cheapest:.6g}"
-        return
-    yield f"{'front':<12}{len(front['objectives'])} points of {names}; hypervolume {front['hypervolume']:.6g}"
-    for i, values in enumerate(front["objectives"]):
-        yield f"  {i:<10}{', '.join(f'{v:.6g}' for v in values)}{'  knee, shown below' if i == knee else ''}"
-
-
-def describe(thing: Any) -> str:
-    """What a file holds, in a line or a few."""
-    from prunesolve.pipeline import Report
-    from prunesolve.problems import (
-        BinaryQuadratic,
-        Clustering,
-        LevelChoice,
-        MultiObjective,
-        PartialTransport,
-        SparseRegression,
-        Statistics,
-        SubsetRegression,
-    )
-    from prunesolve.solvers import Result
-
-    if isinstance(thing, LevelChoice):
-        costs = "separable" if thing.is_separable else "chain" if thing.is_chain else "general pair"
-        return (
-            f"LevelChoice, {thing.n} layers of {min(thing.sizes, default=0)} to {max(thing.sizes, default=0)} levels, "
-            f"{costs} costs, {thing.total} up to {thing.budget:g}, hash {thing.hash}"
-        )
-    if isinstance(thing, PartialTransport):
-        weights = "any weights" if thing.unit is None else f"equal weights {thing.unit:g}: {thing.pairs} pairs"
-        return (
-            f"PartialTransport, {thing.n} sources, {thing.m} targets, {thing.cost.dtype} costs, mass {thing.mass:g} of "
-            f"{thing.source.sum():g} and {thing.target.sum():g}, {weights}, hash {thing.hash}"
-        )
-    if isinstance(thing, Clustering):
-        of = "distances" if thing.features is None else f"{thing.features.shape[1]} features"
-        most = "" if thing.max_size is None else f" of at most {thing.max_size}"
-        return f"Clustering, {thing.n} points by {of}, {thing.n_clusters} clusters{most}, hash {thing.hash}"
-    if isinstance(thing, SparseRegression):
-        own = "" if thing.row_factors is None else f", {thing.row_factors.shape[2]} factors for each output"
-        return (
-            f"SparseRegression, {thing.shape[0]} outputs of {thing.shape[1]} inputs{own}, {thing.pattern.words}: "
-            f"{thing.k} of {thing.n} weights stay, hash {thing.hash}"
-        )
-    if isinstance(thing, SubsetRegression):
-        constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
-        return (
-            f"SubsetRegression, {thing.n} groups of {len(thing.block)} inputs, {thing.cross.shape[1]} outputs, "
-            f"constraints: {constraints}, hash {thing.hash}"
-        )
-    if isinstance(thing, BinaryQuadratic):
-        name = thing.meta.get("name")
-        constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
-        return (
-            f"{name + ': ' if name else ''}BinaryQuadratic, n = {thing.n}, {type(thing.couplings).__name__} couplings, "
-            f"constraints: {constraints}, sense {thing.meta.get('sense', 'minimise')}, hash {thing.hash}"
-        )
-    if isinstance(thing, MultiObjective):
-        constraints = ", ".join(_constraint_text(c) for c in thing.constraints) or "none"
-        return (
-            f"MultiObjective, n = {thing.n}, objectives: {', '.join(thing.objectives)}, constraints: {constraints}, "
-            f"{len(thing.starts)} points to begin with, hash {thing.hash}"
-        )
-    if isinstance(thing, Statistics):
-        head = f"Statistics, {thing.n} units in {len(thing.groups)} groups; saliency: {', '.join(thing.saliency)}"
-        return "\n".join([head, *(f"  {g.name}: {g.size} units" for g in thing.groups)])
-    if isinstance(thing, Result):
-        return f"Result, status {thing.status}, objective {thing.objective}, bound {thing.bound}, by {thing.solver}"
-    if isinstance(thing, Report):
-        return str(thing)
-    if isinstance(thing, Mapping):
-        return "\n".join(_described(thing))
-    return f"Program: {type(thing).__name__} with {sum(p.numel() for p in thing.parameters()):,} parameters"
-
-
-def _described(thing: Mapping[str, Any]) -> Iterator[str]:
-    """Masks, widths or weights, a line each."""
-    if hasattr(thing, "inputs"):
-        yield f"Masks of {len(thing)} modules"
-        yield from (f"  {path}: {int(m.sum())} of {m.numel()} kept" for path, m in thing.items())
-    elif "modules" in thing:
-        yield f"Widths of {len(thing['modules'])} modules"
-        for path, numbers in thing["modules"].items():
-            yield f"  {path}: {', '.join(f'{name} = {number}' for name, number in numbers.items())}"
-    else:
-        yield f"Weights: {len(thing)} tensors, {sum(t.numel() for t in thing.values()):,} numbers"
-        yield from (f"  {name}: {tuple(t.shape)}" for name, t in thing.items())
-
-
-def _constraint_text(constraint: Any) -> str:
-    from prunesolve.problems import Budget, Cardinality
-
-    if isinstance(constraint, Cardinality):
-        return f"Cardinality({constraint.k})"
-    if isinstance(constraint, Budget):
-        return f"Budget(limit {constraint.limit:g}{', bilinear' if constraint.pair is not None else ''})"
-    return f"GroupBounds({len(constraint.low)} groups)"
-
-
-def say(text: str) -> None:
-    """Data, on stdout."""
-    print(text)  # noqa: T201
-
-
-def notice(text: str) -> None:
-    """Everything else, on stderr."""
-    print(text, file=sys.stderr)  # noqa: T201
 
 
 def finish(result: Any) -> None:

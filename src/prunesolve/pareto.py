@@ -12,18 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prunesolve.formulations.budgets import check_asked, spending_limit, units_to_keep
-from prunesolve.pipeline import (
-    AnySolver,
-    Clock,
-    PruneResult,
-    Work,
-    _solver,
-    carried_out,
-    checked_choices,
-    find_groups,
-    measure,
-    told_of,
-)
 from prunesolve.problems import (
     BinaryQuadratic,
     Cardinality,
@@ -37,6 +25,12 @@ from prunesolve.problems import (
 from prunesolve.problems._arrays import Floats
 from prunesolve.problems._npz import whole_file, whole_folder
 from prunesolve.solvers import Front, Result, Solver
+
+from .carrying_out import Work, carried_out
+from .choices import AnySolver, checked_choices, solver_of
+from .result_files import told_of
+from .results import Clock, PruneResult
+from .torch_door import find_groups, measure
 
 if TYPE_CHECKING:
     from prunesolve.bridges.torch.trade_off import Measured, Search
@@ -504,8 +498,8 @@ def trade_off(
 def _searcher(solver: AnySolver, evaluations: int) -> Solver:
     """The solver; where it is only named, with a population that a short search has generations for."""
     if solver in ("nsga2", "auto"):
-        return _solver("nsga2", {"population": int(np.clip(evaluations // 20, 20, 100))})
-    return _solver(solver, {})
+        return solver_of("nsga2", {"population": int(np.clip(evaluations // 20, 20, 100))})
+    return solver_of(solver, {})
 
 
 class _Asked(NamedTuple):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from prunesolve.problems import InvalidProblem, unknown
 from prunesolve.problems._npz import whole_folder
 
-from .pipeline import _MODEL_FILES, AnySolver, Clock, Report, _finite, apply_masks
+from .choices import AnySolver
+from .results import MODEL_FILES, Clock, Report, finite
+from .torch_door import apply_masks
 
 if TYPE_CHECKING:
     from prunesolve.bridges.torch.masks import Masks
@@ -50,7 +52,7 @@ class WeightsResult:
         from prunesolve.bridges.torch.masks import save_masks
         from prunesolve.bridges.torch.shrink import save_model
 
-        with whole_folder(folder, replaces=_MODEL_FILES) as place:
+        with whole_folder(folder, replaces=MODEL_FILES) as place:
             save_masks(self.masks, place / "masks.safetensors")
             save_model(self.model, place, self.example)
             self.report.save(place / "report.json")
@@ -167,7 +169,7 @@ def _judge(
     def told(step: str, network: Any) -> list[dict[str, Any]]:
         if not judged:
             return []
-        row = {"step": step, **_finite(evaluate(network, batches, loss=loss, metric=metric))}
+        row = {"step": step, **finite(evaluate(network, batches, loss=loss, metric=metric))}
         clock.tick("evaluate")
         return [row]
 

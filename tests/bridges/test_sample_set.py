@@ -10,8 +10,8 @@ import pytest
 
 from prunesolve import solvers
 from prunesolve.bridges.dimod import sample_set
-from prunesolve.pipeline import told_of
 from prunesolve.problems import BinaryQuadratic, Cardinality, InvalidProblem, LevelChoice, Unit, UnsupportedProblem
+from prunesolve.result_files import told_of
 
 N = 9
 LABELS = [Unit("conv", i) for i in range(4)] + ["b", "a", 7, ("c", 1), "z"]

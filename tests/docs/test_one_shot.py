@@ -13,8 +13,8 @@ import torch
 import prunesolve as ps
 from prunesolve._startup import _declared
 from prunesolve.bridges.torch.repair import REPAIRS
+from prunesolve.choices import checked_choices
 from prunesolve.cli import app
-from prunesolve.pipeline import checked_choices
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "one-shot.md").read_text(encoding="utf-8")
 

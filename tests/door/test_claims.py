@@ -9,7 +9,7 @@ import pytest
 
 import prunesolve as ps
 from prunesolve.claims import examine
-from prunesolve.pipeline import told_of
+from prunesolve.result_files import told_of
 
 NAME = "resnet20-layer1.0-reconstruction-keep50"
 

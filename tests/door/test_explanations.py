@@ -14,7 +14,7 @@ from scipy.optimize import linprog
 
 import prunesolve as ps
 from prunesolve.explanations import best_told, explain, explain_result
-from prunesolve.pipeline import told_of
+from prunesolve.result_files import told_of
 
 EVERY = 10**6
 

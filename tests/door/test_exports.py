@@ -16,9 +16,9 @@ import pytest
 from prunesolve import solvers
 from prunesolve.cli import main
 from prunesolve.exports import QOBLIB_FIELDS, export
-from prunesolve.pipeline import told_of
 from prunesolve.problems import BinaryQuadratic, Budget, Cardinality, InvalidProblem, LevelChoice
 from prunesolve.problems.readers import native_objective
+from prunesolve.result_files import told_of
 
 # the header that misc/ci/check_submission.py of ZIB-AOPT/QOBLIB compares with, in its order
 HEADER = (

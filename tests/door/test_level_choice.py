@@ -12,7 +12,7 @@ import torch
 import prunesolve as ps
 from prunesolve.claims import examine
 from prunesolve.formulations.testing import example_statistics
-from prunesolve.pipeline import told_of
+from prunesolve.result_files import told_of
 
 from .networks import examples, macs, small
 

@@ -124,7 +124,8 @@ def networks():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("digits", "denoiser"))])
 def test_the_best_selection_applies_to_the_network_it_came_from(name, tmp_path):
-    from prunesolve.pipeline import apply_result, told_of
+    from prunesolve.applying import apply_result
+    from prunesolve.result_files import told_of
 
     problem = library.load(name)
     result = ps.solve(problem, solver="greedy", start=library.best_solution(name))

@@ -41,7 +41,7 @@ class Solving:
 
     def _solved(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         from prunesolve import solvers
-        from prunesolve.pipeline import told_of
+        from prunesolve.result_files import told_of
 
         problem = self._problem_of(job)
         # what a search lays out for a problem is kept as long as that lives; every job begins with a fresh one

@@ -443,7 +443,7 @@ def test_networks_that_do_not_belong_together_are_refused():
 
 
 def test_the_door_knows_every_repair():
-    from prunesolve.pipeline import _REPAIRS
+    from prunesolve import choices
 
-    assert set(_REPAIRS) == set(REPAIRS)
+    assert set(choices.REPAIRS) == set(REPAIRS)
     assert not any(r.labels for r in REPAIRS.values())

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from prunesolve import pipeline, solvers
+from prunesolve import result_files, solvers
 from prunesolve.campaigns.records import Records
 from prunesolve.campaigns.reporting import drilldown, failures, page, write_page
 from prunesolve.campaigns.reporting import files as page_files
@@ -95,7 +95,7 @@ def test_real_runs_from_a_journal(tmp_path):
             problem = BinaryQuadratic(rng.normal(size=12), half + half.T, constraints=[Cardinality(5)])
             solver = solvers.get(name)
             result = solver.solve(problem, evaluation_limit=20_000)
-            told = pipeline.told_of(f"r{i}", problem, result) | {"trace": [list(step) for step in result.trace]}
+            told = result_files.told_of(f"r{i}", problem, result) | {"trace": [list(step) for step in result.trace]}
             line = json.dumps({"job": f"{i}{name}"} | told).encode() + b"\n"
             columns = {
                 key: told[key] for key in ("objective", "bound", "gap", "feasible", "status", "seconds", "evaluations")
