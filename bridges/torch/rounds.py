@@ -90,6 +90,7 @@ class Round:
     layers : {group: (kept, size)} of what this round was given
     before, pruned, after : the metric before the round, after pruning and at its end
     tuned : whether it was trained
+    undone : whether the training was taken back, because the metric fell by it
     lr : at what rate; None where it was not
     frozen : layers that were left out of the training
     seconds : of all that
@@ -103,6 +104,7 @@ class Round:
     pruned: float
     after: float
     tuned: bool
+    undone: bool
     lr: float | None
     frozen: tuple[str, ...]
     seconds: float
@@ -136,6 +138,7 @@ class PruneAndTuneResult:
         lines = [f"dense        {told['metric_name']} {told['dense']:.4g}"]
         for r in self.rounds:
             how = f"tuned at {r.lr:.4g}, {len(r.frozen)} layers frozen" if r.tuned else "not tuned"
+            how += ", which made it worse and is undone" if r.undone else ""
             lines.append(
                 f"round {r.step:<6} {r.units:,} of {told['units'][1]:,} units, {100 * r.params:.1f} % of parameters: "
                 f"{r.before:.4g}, pruned {r.pruned:.4g}, {how}, {r.after:.4g}"
@@ -168,8 +171,9 @@ def prune_and_tune(
 
         units kept after step t of T: n - (n - k) t / T, rounded
 
-    The first training is given all layers; each layer's relative change | ||W'||_1 - ||W||_1 | / ||W||_1 by it says
-    which are frozen from then on, with the BatchNorms they alone feed: those that it changed least.
+    A training that makes the metric worse is taken back. The first one is given all layers; each layer's relative
+    change | ||W'||_1 - ||W||_1 | / ||W||_1 by it says which are frozen from then on, with the BatchNorms they alone
+    feed: those that it changed least.
 
     Parameters
     ----------
@@ -256,6 +260,7 @@ def prune_and_tune(
             pruned=score,
             after=score,
             tuned=tuned,
+            undone=False,
             lr=speed if tuned else None,
             frozen=tuple(still or ()) if tuned else (),
             seconds=0.0,
@@ -263,10 +268,15 @@ def prune_and_tune(
         network = pruned.model
         if tuned:
             options = {"teacher": dense if teacher else None, "loss": loss, "seed": seed + step} | tuning
-            network = finetune(network, batches, epochs=epochs, lr=speed, frozen=one.frozen, **options)
-            one = replace(one, after=float(evaluate(network, judged, loss=loss, metric=metric)["metric"]))
+            trained = finetune(network, batches, epochs=epochs, lr=speed, frozen=one.frozen, **options)
+            reached = float(evaluate(trained, judged, loss=loss, metric=metric)["metric"])
             if still is None:
-                still = _least_changed(pruned.model, network, example, frozen)
+                still = _least_changed(pruned.model, trained, example, frozen)
+            # a metric that was no number before cannot have become worse
+            if sign * (score - reached) > 0.0:
+                one = replace(one, undone=True)
+            else:
+                network, one = trained, replace(one, after=reached)
         metric_now = one.after
         rounds.append(replace(one, seconds=time.perf_counter() - since))
     after = count(network, example)

@@ -341,8 +341,13 @@ def prune_and_tune(
         Of every round's `prune`.
     **options
         `steps`, `threshold`, `frozen`, `lr`, `calibration`, `judge`, ... of the bridge, and options of its `finetune`.
+        After a refit the default rate is a tenth of that for masks alone, and BatchNorm keeps its statistics.
     """
-    from prunesolve.bridges.torch.rounds import prune_and_tune
+    from prunesolve.bridges.torch.rounds import Rate, prune_and_tune
+
+    if refit:
+        # steps that mend a mask alone push a refitted network away from the answers it has been fitted to
+        options = {"lr": Rate(base=5e-4, delta=7e-5), "batchnorm": "eval"} | options
 
     # names are checked now, not after the first round; "auto" stays a name, which lets `prune` go layer by layer
     checked = solver_of(solver, {})

@@ -130,6 +130,19 @@ def test_a_round_that_is_not_trained_keeps_its_weights():
         assert all(torch.equal(one[n], other[n]) for n in one) != told.tuned
 
 
+@pytest.mark.parametrize(("reached", "undone"), [(79.0, True), (80.0, False), (81.0, False)])
+def test_a_training_that_makes_it_worse_is_taken_back(reached, undone):
+    prune = Pruner()
+    out = run(prune, metric=scripted(90.0, 80.0, reached), steps=1)
+    assert out.rounds[0].tuned
+    assert out.rounds[0].undone == undone
+    assert out.rounds[0].after == (80.0 if undone else reached)
+    one, other = prune.gave[0].state_dict(), out.model.state_dict()
+    assert all(torch.equal(one[n], other[n]) for n in one) == undone
+    assert ("is undone" in str(out)) == undone
+    assert out.report["rounds"][0]["undone"] == undone
+
+
 def test_a_metric_that_is_no_number_is_trained_and_told_as_none():
     out = run(metric=scripted(90.0, float("nan"), 90.0), steps=1)
     assert out.rounds[0].tuned
