@@ -71,8 +71,7 @@ def _statistics(name: str, seed: int, count: int) -> ps.Statistics:
 def _selected(name: str, seed: int, count: int, criterion: str, share: float) -> ps.Selection:
     bench, formulation = Bench(name, seed, count), CRITERIA[criterion]
     if formulation is None:
-        options = {"formulation": "subset-regression", "refit": False, "layers": bench.case.layers}
-        return ps.prune(bench.network, bench.data, keep=keep(share), seed=seed, **options).selection
+        return ps.prune(bench.network, bench.data, keep=keep(share), seed=seed, layers=bench.case.layers).selection
     stats = _statistics(name, seed, count)
     result = ps.solve(formulation.encode(stats, keep=keep(share)), solver="swap-annealing", seed=seed)
     return formulation.decode(stats, result.solution)
