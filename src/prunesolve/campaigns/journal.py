@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,14 @@ class Journal:
                 kept["at"] = [self._solutions.size + len(solutions), len(text)]
                 solutions += text
             lines += _line(kept) + _withdrawal(self._superseded(row))
+        with _undisturbed():
+            self._append(solutions, lines)
+        for row in rows:
+            self._forget(row)
+            self.statuses[row["job"]] = row["status"]
+            self._note(row)
+
+    def _append(self, solutions: bytes, lines: bytes) -> None:
         size = self._solutions.size
         self._solutions.append(solutions)
         try:
@@ -128,10 +138,6 @@ class Journal:
         except OSError:
             self._solutions.cut(size)
             raise
-        for row in rows:
-            self._forget(row)
-            self.statuses[row["job"]] = row["status"]
-            self._note(row)
 
     def supersede(self, row: Mapping[str, Any]) -> None:
         """Take back the row without a result that another job left in the place of this one."""
@@ -219,6 +225,27 @@ class _Appended:
         """Go back to an earlier size."""
         os.ftruncate(self._file, size)
         self.size = size
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and a termination signal wait until what has ended is on disk."""
+    if threading.current_thread() is not threading.main_thread():
+        # where Python hears no signals
+        yield
+        return
+    came: list[int] = []
+    # a mask would not do: the system gives the signal to another thread then, and Python to this one
+    before: dict[int, Any] = {
+        number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _whole_lines(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -133,3 +134,19 @@ def test_numbers_of_another_kind_fit_the_table(tmp_path):
         journal.compact()
     assert pq.read_table(tmp_path / "results").column("objective").to_pylist() == [-3.0, -2.5]
     assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[0])["objective"] == -3
+
+
+def test_ctrl_c_waits_until_a_row_is_on_disk(tmp_path, monkeypatch):
+    """The signal comes while the disk is busy with the journal: the row stays, then the interrupt is told."""
+    with Journal(tmp_path, print) as journal:
+        synced = os.fsync
+
+        def disturbed(handle):
+            os.kill(os.getpid(), signal.SIGINT)
+            synced(handle)
+
+        monkeypatch.setattr(os, "fsync", disturbed)
+        with pytest.raises(KeyboardInterrupt):
+            journal.add([(row("a1"), told("a1"))])
+        monkeypatch.setattr(os, "fsync", synced)
+    assert Records.load(tmp_path).told("a1") == told("a1")
