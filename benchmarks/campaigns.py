@@ -10,6 +10,7 @@ Runs have an evaluation limit, so that they are the same everywhere. Each worker
 from __future__ import annotations
 
 import argparse
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -135,11 +136,10 @@ def watched(campaign: Path, out: Path) -> tuple[float, float, tuple[float, float
         journal = out / "journal.jsonl"
         if not first and journal.exists() and journal.stat().st_size:
             first = time.perf_counter() - began
-        try:
+        # it may end between the two looks
+        with contextlib.suppress(psutil.NoSuchProcess):
             own = max(own, watched_process.memory_info().rss)
             workers = max([workers, *(child.memory_info().rss for child in watched_process.children())])
-        except psutil.NoSuchProcess:
-            pass
         time.sleep(0.02)
     return first, time.perf_counter() - began, (own / 2**20, workers / 2**20)
 

@@ -272,8 +272,8 @@ def prune_and_tune(
             reached = float(evaluate(trained, judged, loss=loss, metric=metric)["metric"])
             if still is None:
                 still = _least_changed(pruned.model, trained, example, frozen)
-            # a metric that was no number before cannot have become worse
-            if sign * (score - reached) > 0.0:
+            # what is no number now is worse than any, and what was none before cannot have become worse
+            if not math.isnan(score) and not sign * (score - reached) <= 0.0:
                 one = replace(one, undone=True)
             else:
                 network, one = trained, replace(one, after=reached)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -281,7 +282,7 @@ def test_how_many_others_keep_a_unit():
     problem = ps.BinaryQuadratic([-4.0, -3.0, -2.0, -1.0], constraints=[ps.Cardinality(2)])
     kept = [[0, 1], [0, 1], [0, 2], [1, 2]]
     others = [np.isin(np.arange(4), pair) for pair in kept] + [np.ones(4, dtype=bool)]
-    told = explain(problem, others[0], others, most=EVERY)
+    told = explain(problem, others[0].copy(), others, most=EVERY)
     pairs = list(itertools.combinations(map(set, kept), 2))
     assert told.facts["stability"] == {
         "others": 4,
@@ -301,7 +302,7 @@ def test_how_many_others_keep_a_unit():
 def test_results_of_the_same_solver_are_counted_apart():
     problem = ps.library.load("resnet20-layer1.0-reconstruction-keep50")
     results = [ps.solve(problem, solver=s, seed=seed) for s in ("greedy", "swap-annealing") for seed in (0, 1)]
-    told = explain(problem, results[2], results, most=EVERY)
+    told = explain(problem, replace(results[2]), results, most=EVERY)
     assert told.facts["stability"]["of_same_solver"] == 2
     for row in told.rows:
         own = [bool(r.solution[row["unit"]]) for r in results[2:]]
@@ -471,3 +472,11 @@ def test_the_largest_term_is_a_budget_too():
     told = explain(problem, [1, 1])
     assert {row["unit"]: row["up"]["short"] for row in told.rows} == {0: 1.0, 1: 1.0}
     assert {row["unit"]: row["down"]["cost_change"] for row in told.rows} == {0: 0.0, 1: -1.0}
+
+
+def test_the_explained_result_is_none_of_the_others():
+    problem = ps.BinaryQuadratic([-3.0, -2.0, -1.0], constraints=[ps.Cardinality(1)])
+    results = [ps.solve(problem, solver="greedy", seed=seed) for seed in range(3)]
+    assert explain(problem, results[1], results).facts["stability"]["others"] == 2
+    told = [{"n": 3, "solution": [0]}, {"n": 3, "solution": [0]}]
+    assert explain_result(problem, told[0], told).facts["stability"]["others"] == 1

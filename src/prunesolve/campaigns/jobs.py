@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,7 +85,6 @@ class Job:
             "time_limit": self.limits.time_limit,
             "evaluation_limit": self.limits.evaluation_limit,
             "memory_limit_mib": None if self.limits.memory_limit is None else self.limits.memory_limit / 2**20,
-            "host": platform.node(),
             "version": __version__,
             "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }

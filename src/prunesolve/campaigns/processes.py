@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import selectors
 import signal
 import subprocess
@@ -158,10 +159,15 @@ class Worker:
         return self._killed(DIED, f"the worker process {said}")
 
     def _killed(self, status: str, reason: str) -> dict[str, Any]:
-        row = {"status": status, "reason": reason, "wall_seconds": time.monotonic() - self._began}
-        peak = self._peak or None
+        row = {
+            "status": status,
+            "reason": reason,
+            "wall_seconds": time.monotonic() - self._began,
+            "peak_mib": self._peak or None,
+            "host": platform.node(),
+        }
         self.close()
-        return {"row": row | {"peak_mib": peak}, "told": None}
+        return {"row": row, "told": None}
 
 
 class LocalWorkers:

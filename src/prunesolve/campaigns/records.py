@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -171,11 +172,15 @@ class Records:
         """
         from .sources import source_of
 
-        for row in self.rows:
-            if row["instance"] == instance and row["job"] in self._at:
-                told = self.told(row["job"]) or {}
-                return source_of(told["source"]).problem()
-        raise InvalidProblem(f"{self.folder}: expected an instance with a result, got {instance!r}")
+        if instance not in self._solved:
+            raise InvalidProblem(f"{self.folder}: expected an instance with a result, got {instance!r}")
+        told = self.told(self._solved[instance]) or {}
+        return source_of(told["source"]).problem()
+
+    @cached_property
+    def _solved(self) -> dict[str, str]:
+        """{instance: a job that brought a result of it}."""
+        return {row["instance"]: row["job"] for row in self.rows if row["job"] in self._at}
 
     def told(self, job: str) -> dict[str, Any] | None:
         """What `prunesolve solve --out` writes of a job, its trace included; None for one without a result.

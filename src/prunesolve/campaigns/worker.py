@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import sys
 import threading
@@ -37,7 +38,8 @@ class Solving:
             row, told = {"status": OUT_OF_MEMORY, "reason": str(error) or "out of memory"}, None
         except Exception as error:
             row, told = {"status": FAILED, "reason": _reason(error)}, None
-        return {"row": row | {"wall_seconds": time.perf_counter() - began, "peak_mib": _resident_mib()}, "told": told}
+        row |= {"wall_seconds": time.perf_counter() - began, "peak_mib": _resident_mib(), "host": platform.node()}
+        return {"row": row, "told": told}
 
     def _solved(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         from prunesolve import solvers

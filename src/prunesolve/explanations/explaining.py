@@ -53,8 +53,8 @@ def explain(problem: Any, solution: Any, others: Iterable[Any] = (), *, most: in
     solution : (n,) bool, (L,) int or Result
         A feasible solution.
     others : iterable of solutions or Results
-        Solutions of the same problem, such as those of other seeds; infeasible and missing ones are left out. Those
-        whose `solver` is the solution's are also counted by themselves.
+        Solutions of the same problem, such as those of other seeds. The explained object itself, infeasible and missing
+        ones are left out; those whose `solver` is the solution's are also counted by themselves.
     most : int
         Most rows.
 
@@ -94,7 +94,8 @@ def explain(problem: Any, solution: Any, others: Iterable[Any] = (), *, most: in
             f"explain: expected a feasible solution, got one of violation {problem.violation(x):g}; no multipliers "
             "speak of it"
         )
-    agreement = Agreement.of(problem, getattr(solution, "solver", None), others)
+    rest = [other for other in others if other is not solution]
+    agreement = Agreement.of(problem, getattr(solution, "solver", None), rest)
     if isinstance(problem, LevelChoice):
         rows, facts = explain_levels(problem, x, agreement, most)
     else:
@@ -130,13 +131,13 @@ def explain_result(
     >>> from prunesolve.problems import BinaryQuadratic, Cardinality
     >>> problem = BinaryQuadratic([-3.0, -2.0, -1.0], constraints=[Cardinality(1)])
     >>> told = {"n": 3, "solution": [0], "solver": "Greedy()"}
-    >>> explain_result(problem, told, [told, {"n": 3, "solution": [1]}]).rows[0]["others"]["share"]
-    0.5
+    >>> explain_result(problem, told, [told, {"n": 3, "solution": [1]}]).rows[0]["others"]["count"]
+    0
     """
     if not isinstance(problem, (BinaryQuadratic, SubsetRegression, LevelChoice)):
         return explain(problem, None)  # which says what is explained
     first = _told(problem, told)
-    rest = [_told(problem, other) for other in others if other.get("solution") is not None]
+    rest = [_told(problem, other) for other in others if other is not told and other.get("solution") is not None]
     return explain(problem, first, rest, most=most)
 
 

@@ -130,7 +130,7 @@ def test_a_round_that_is_not_trained_keeps_its_weights():
         assert all(torch.equal(one[n], other[n]) for n in one) != told.tuned
 
 
-@pytest.mark.parametrize(("reached", "undone"), [(79.0, True), (80.0, False), (81.0, False)])
+@pytest.mark.parametrize(("reached", "undone"), [(79.0, True), (math.nan, True), (80.0, False), (81.0, False)])
 def test_a_training_that_makes_it_worse_is_taken_back(reached, undone):
     prune = Pruner()
     out = run(prune, metric=scripted(90.0, 80.0, reached), steps=1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -36,6 +37,7 @@ def test_rows_are_those_of_single_runs(place):
             single.evaluations,
         )
         assert row["instance_hash"] == problem.hash
+        assert row["host"] == platform.node()
         assert row["feasible"]
 
 
