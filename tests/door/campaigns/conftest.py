@@ -64,6 +64,22 @@ class Exits(Solver):
 
 
 @dataclass(frozen=True)
+class Falters(Solver):
+    name: ClassVar[str] = "falters"
+
+    def _search(self, problem, run):
+        import os
+        from pathlib import Path
+
+        if not Path("faltered").exists():
+            Path("faltered").touch()
+            os._exit(9)
+        x = np.zeros(problem.n, bool)
+        x[: problem.k or 0] = True
+        run.offer(x)
+
+
+@dataclass(frozen=True)
 class Spawns(Solver):
     name: ClassVar[str] = "spawns"
 
@@ -86,7 +102,15 @@ class Talks(Solver):
         x[: problem.k or 0] = True
         run.offer(x)
 """
-NAMES = {"raises": "Raises", "sleeps": "Sleeps", "eats": "Eats", "exits": "Exits", "talks": "Talks", "spawns": "Spawns"}
+NAMES = {
+    "raises": "Raises",
+    "sleeps": "Sleeps",
+    "eats": "Eats",
+    "exits": "Exits",
+    "talks": "Talks",
+    "spawns": "Spawns",
+    "falters": "Falters",
+}
 
 
 class Place:

@@ -190,6 +190,14 @@ def test_what_a_killed_solver_had_started_ends_with_it(place):
     until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, seconds=10)
 
 
+def test_a_job_whose_worker_was_lost_is_tried_once_more(place):
+    place.campaign('"falters"', "evaluation_limit = 300", "div20.npz")
+    done = place.batch("--workers", 1)
+    assert done.returncode == 0, done.stderr
+    assert "ended with exit code 9; it is tried once more" in done.stderr
+    assert [row["status"] for row in Records.load(place.out).rows] == ["FINISHED"]
+
+
 def test_failed_jobs_are_run_again_on_request_only(place, code):
     place.campaign('"raises"\n"greedy"')
     place.batch()

@@ -153,6 +153,8 @@ def test_digests_are_of_what_decides_the_problem(tmp_path):
     assert a.digest(a.content()) == b.digest(b.content())
     kept = FileSource("a.txt", keep=1, path=a.path)
     second = FileSource("a.txt", index=2, path=a.path)
+    other_format = FileSource("a.txt", path=str(tmp_path / "a.coo"))
+    assert other_format.digest(a.content()) != a.digest(a.content())
     digests = [s.digest(s.content()) for s in (a, kept, second)] + [a.digest(b"other"), a.unread, b.unread]
     assert len(set(digests)) == 6
 
